@@ -1,0 +1,1 @@
+"""A distributed benchmarking and evaluation harness for generative adversarial networks."""

@@ -1,0 +1,1 @@
+"""Records -> one data frame -> tables and figures. Reads run folders only, never imports torch."""

@@ -1,0 +1,65 @@
+"""The figures of a grid and of a run, written as PNG files.
+
+Drawn through matplotlib's objects (Figure, FigureCanvasAgg): no pyplot, no display, no global state.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from harness.analysis.curves import curves
+from harness.analysis.figures import columns_for, to_png
+from harness.analysis.frame import combinations, describe, frame, varying_axes
+from harness.analysis.intervals import metric_by_axis
+from harness.analysis.pictures import grid_samples, samples
+from harness.analysis.tables import choose_keys
+from harness.runs import GridFolder, RunFolder
+
+__all__ = ["curves", "grid_samples", "metric_by_axis", "samples", "write_plots", "write_run_plots"]
+
+
+def write_plots(grid: GridFolder, out: Path | None = None, *, metric: str | None = None) -> list[Path]:
+    """Write a grid's curves.png, samples.png and metric.png into `out` (<grid>/plots) and give their paths.
+
+    A figure without anything to show is not written. metric: a key or the beginning of one; the first metric if None.
+    Errors: as harness.analysis.tables.table for `metric`.
+    """
+    out = out or grid.path / "plots"
+    runs = frame([grid])
+    keys = choose_keys(runs, metric)
+    axes = varying_axes(runs)
+    groups = {" · ".join(describe(axes, label)): members for label, members in combinations(runs, axes)}
+    columns = columns_for([runs[axis].nunique() for axis in axes], len(groups))
+    name = grid.manifest["name"]
+    figures = {
+        "curves.png": curves(
+            {label: [grid.run(run_id) for run_id in members["id"]] for label, members in groups.items()},
+            title=f"{name}: training",
+            columns=columns,
+        ),
+        "samples.png": grid_samples(
+            {label: _shown_run(grid, members) for label, members in groups.items()},
+            title=f"{name}: samples",
+            columns=columns,
+        ),
+        "metric.png": metric_by_axis(runs, keys[0], title=f"{name}: {keys[0].partition('[')[0]}") if keys else None,
+    }
+    return [to_png(figure, out / file) for file, figure in figures.items() if figure is not None]
+
+
+def write_run_plots(run: RunFolder, out: Path | None = None) -> list[Path]:
+    """Write a run's curves.png and samples.png into `out` (<run>/plots) and give their paths."""
+    out = out or run.path / "plots"
+    figures = {
+        "curves.png": curves({run.status(): [run]}, title=f"{run.id}: training"),
+        "samples.png": samples(run, title=f"{run.id}: samples"),
+    }
+    return [to_png(figure, out / file) for file, figure in figures.items() if figure is not None]
+
+
+def _shown_run(grid: GridFolder, members: pd.DataFrame) -> RunFolder | None:
+    """The first complete run of a combination, in the order of the grid's seeds; None where there is none."""
+    complete = members.loc[members["status"] == "complete", "id"]
+    return grid.run(complete.iloc[0]) if len(complete) else None

@@ -1,0 +1,1 @@
+"""Benchmarks: what the harness costs, measured beside a bare reference in the same run."""

@@ -1,0 +1,130 @@
+"""Timing that benchmarks share: the machine, one function, two functions in turns, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+Function = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall-clock seconds of a function's calls."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median_seconds(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def fastest_seconds(self) -> float:
+        return min(self.seconds)
+
+    @property
+    def slowest_seconds(self) -> float:
+        return max(self.seconds)
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Two functions timed one after the other in each round, so that a busy machine slows both."""
+
+    first: Timing
+    second: Timing
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Seconds of the first over those of the second, by round."""
+        return tuple(a / b for a, b in zip(self.first.seconds, self.second.seconds, strict=True))
+
+    @property
+    def median_ratio(self) -> float:
+        return statistics.median(self.ratios)
+
+
+def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:
+    """What the figures were measured on: processor, cores this process may use, threads, torch, device."""
+    device = torch.device(device)
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def measure(function: Function, *, repeats: int, warmup: int = 1, device: torch.device | str = "cpu") -> Timing:
+    """Seconds of `repeats` calls after `warmup` calls that are not counted, the device's work included."""
+    for _ in range(warmup):
+        function()
+    return Timing(tuple(_seconds(function, torch.device(device)) for _ in range(repeats)))
+
+
+def measure_in_turns(
+    first: Function, second: Function, *, repeats: int, warmup: int = 1, device: torch.device | str = "cpu"
+) -> Turns:
+    """Seconds of two functions called alternately, `repeats` rounds after `warmup` rounds that are not counted."""
+    for _ in range(warmup):
+        first()
+        second()
+    device = torch.device(device)
+    rounds = [(_seconds(first, device), _seconds(second, device)) for _ in range(repeats)]
+    return Turns(Timing(tuple(a for a, _ in rounds)), Timing(tuple(b for _, b in rounds)))
+
+
+def peak_working_bytes(function: Function, *, device: torch.device | str = "cpu") -> int | None:
+    """The most memory a call held beyond what was held before it; None where the system does not tell.
+
+    On a CPU this is the process's peak resident memory less the memory resident before the call: never too low in a
+    fresh process, whose freed memory is back with the system. On CUDA it is what the allocator held.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return torch.cuda.max_memory_allocated(device) - before
+    if not Path("/proc/self/status").exists():
+        return None
+    before = _resident_bytes("VmRSS")
+    function()
+    return _resident_bytes("VmHWM") - before
+
+
+def _seconds(function: Function, device: torch.device) -> float:
+    _synchronize(device)
+    start = time.perf_counter()
+    function()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _processor() -> str:
+    """The processor's model name, where Linux tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _resident_bytes(field: str) -> int:
+    """VmRSS (resident memory now) or VmHWM (its peak so far)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")

@@ -1,0 +1,305 @@
+"""The `harness` command: one click command a verb, no logic. Heavy imports wait inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    pass
+
+DEFAULT_OUT = Path("results/runs")
+TABLE_FORMATS = ("text", "markdown", "latex", "csv", "json")
+
+Command = Callable[..., Any]
+
+
+def out_option(command: Command) -> Command:
+    return click.option(
+        "--out", type=click.Path(path_type=Path), default=DEFAULT_OUT, show_default=True, help="Where grids are kept."
+    )(command)
+
+
+def data_option(command: Command) -> Command:
+    return click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        help="Folder of the data sets [default: $HARNESS_DATA, else ~/.cache/harness].",
+    )(command)
+
+
+def format_option(command: Command) -> Command:
+    return click.option(
+        "--format", "form", type=click.Choice(TABLE_FORMATS), default="text", show_default=True, help="How to print."
+    )(command)
+
+
+grid_path = click.argument("path", type=click.Path(path_type=Path))
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  harness run demo                         train a shipped grid
+  harness evaluate results/runs/demo       compute its metrics
+  harness table results/runs/demo          one row a setting, mean and standard error over seeds
+  harness plot results/runs/demo           curves, samples, metrics as PNG
+""",
+)
+@click.version_option(package_name="gan-harness")
+def main() -> None:
+    """Train generative adversarial networks under a grid of settings, evaluate them, and tabulate the results."""
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  harness run demo
+  harness run my-grid.toml --set iterations=200 --set 'seeds=[0, 1]' --dry-run
+  accelerate launch --num_processes 4 harness/run.py paper-mnist --data ~/data
+
+\b
+A grid file:
+  name = "losses-by-k"
+  seeds = [0, 1, 2]
+  [experiment]
+  dataset = "digits"
+  model = "mlp"
+  iterations = 1000
+  optimizer = {name = "Adam", lr = 2e-4, betas = [0.5, 0.999]}
+  [axes]
+  loss = ["minimax", "non_saturating"]
+  k = [1, 2]
+
+\b
+Exit codes: 0 all trained, 1 some runs failed, 2 bad input, 75 stopped by a signal with everything saved.
+"""
+)
+@click.argument("grid")
+@out_option
+@data_option
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the grid file.")
+@click.option("--dry-run", is_flag=True, help="Print the runs with their ids and train nothing.")
+@click.option(
+    "--images-on",
+    type=click.Choice(["auto", "device", "stream"]),
+    default="auto",
+    show_default=True,
+    help="Keep training images on the device, or stream them.",
+)
+@click.option("--tracker", "trackers", multiple=True, help="A tracker of Accelerate (tensorboard, wandb, ...).")
+@format_option
+def run(
+    grid: str,
+    out: Path,
+    data: Path | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    images_on: Any,
+    trackers: tuple[str, ...],
+    form: str,
+) -> None:
+    """Train the experiments of GRID, a TOML file or a shipped grid's name.
+
+    Finished runs are skipped, begun ones resumed; a failed one is recorded and the others go on.
+    """
+    from harness.grid import load_grid
+    from harness.plan import data_folders, plan
+
+    loaded = load_grid(grid, overrides=overrides)
+    beside = loaded.path.absolute().parent
+    sys.path.insert(0, str(beside))  # so that a user's model beside the grid file is found
+    planned = plan(loaded, data_folders(data, beside=beside))
+    if dry_run:
+        from harness.plan import render_plan
+
+        click.echo(render_plan(planned, form))
+        return
+
+    from harness.runner import Options, run_grid
+    from harness.stopping import stop_signals
+    from harness.watching import ProgressWatcher, progress_bar
+
+    options = Options(out, images_on=images_on, trackers=trackers)
+    with stop_signals() as stop, progress_bar(show=is_main()) as progress:
+        folder = run_grid(planned, options, stop=stop, watcher=ProgressWatcher(planned, progress))
+    if is_main():
+        click.echo(str(folder.path))
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  harness evaluate results/runs/demo
+  harness evaluate results/runs/demo --metric parzen --samples-count 5000
+  harness evaluate --samples my-samples.npz --dataset mnist --format json
+  harness evaluate --samples training-images --dataset mnist
+"""
+)
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+@click.option("--samples", help="Evaluate a file instead: .npz (key `images`), .npy, or `training-images`.")
+@click.option("--dataset", help="The data set that the samples of --samples imitate.")
+@click.option("--metric", "metrics", multiple=True, help="A metric's name [default: the grid's; parzen].")
+@click.option("--samples-count", type=click.IntRange(min=2), help="How many samples [default: the grid's; 10000].")
+@data_option
+@format_option
+def evaluate(
+    path: Path | None,
+    samples: str | None,
+    dataset: str | None,
+    metrics: tuple[str, ...],
+    samples_count: int | None,
+    data: Path | None,
+    form: str,
+) -> None:
+    """Compute metrics of the finished runs at PATH (a grid's folder, or one run's), or of a file of samples."""
+    if (path is None) == (samples is None):
+        raise click.UsageError("give either PATH or --samples FILE.")
+    if (samples is None) != (dataset is None):
+        raise click.UsageError("--samples FILE and --dataset NAME go together.")
+    from harness import commands
+
+    if samples is not None and dataset is not None:
+        record = commands.evaluate_file(samples, dataset, metrics=metrics, count=samples_count, data=data)
+        click.echo(commands.render_record(record, form))
+    elif path is not None:
+        click.echo(commands.evaluate_path(path, metrics=metrics, count=samples_count, data=data, form=form))
+
+
+@main.command(
+    epilog="""\b
+Example:
+  harness sample results/runs/demo/runs/0123456789abcdef --n 64 -o samples.npz
+"""
+)
+@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--n", type=click.IntRange(min=1), default=100, show_default=True, help="How many samples.")
+@click.option("--iteration", type=click.IntRange(min=1), help="A snapshot's iteration [default: the last].")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("samples.npz"), show_default=True)
+def sample(run_path: Path, n: int, iteration: int | None, output: Path) -> None:
+    """Draw samples from the finished run at RUN into an .npz file (`images`, float32 (n, c, h, w) in [0, 1])."""
+    from harness import commands
+
+    click.echo(str(commands.sample(run_path, n=n, iteration=iteration, output=output)))
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  harness table results/runs/demo
+  harness table results/runs/demo --metric parzen --format latex > table.tex
+"""
+)
+@grid_path
+@click.option("--metric", help="A metric's key, or the beginning of one [default: all].")
+@format_option
+def table(path: Path, metric: str | None, form: str) -> None:
+    """Print the metrics of the grids at PATH: mean and standard error over seeds, by the axes."""
+    from harness.analysis.tables import render
+    from harness.analysis.tables import table as make
+    from harness.runs import find_grids
+
+    for grid in find_grids(path):
+        click.echo(render(make(grid, metric=metric), form))
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  harness plot results/runs/demo
+  harness plot results/runs/demo/runs/0123456789abcdef -o figures
+"""
+)
+@grid_path
+@click.option("--metric", help="The metric of the metric plot [default: the first].")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder [default: PATH/plots].")
+def plot(path: Path, metric: str | None, output: Path | None) -> None:
+    """Draw curves, samples and metrics of the grids (or the run) at PATH as PNG files."""
+    from harness.analysis.plots import write_plots, write_run_plots
+    from harness.runs import find_grids, find_run
+
+    if (path / "experiment.json").exists():
+        written = write_run_plots(find_run(path), output)
+    else:
+        written = [file for grid in find_grids(path) for file in write_plots(grid, output, metric=metric)]
+    for file in written:
+        click.echo(str(file))
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  harness status results/runs/demo
+  harness status results/runs --watch
+"""
+)
+@grid_path
+@click.option("--watch", is_flag=True, help="Print again every two seconds until every run has ended.")
+@format_option
+def status(path: Path, watch: bool, form: str) -> None:
+    """Print how far each run of the grids at PATH is."""
+    import time
+
+    from harness.analysis.status import render_status, status_frame
+    from harness.runs import find_grids
+
+    while True:
+        frame = status_frame(find_grids(path))
+        if watch and sys.stdout.isatty():
+            click.clear()
+        click.echo(render_status(frame, form))
+        if not watch or not set(frame["status"]) & {"pending", "running"}:
+            return
+        time.sleep(2)
+
+
+@main.command(name="list", epilog="Example:  harness list losses")
+@click.argument(
+    "kind", type=click.Choice(["datasets", "grids", "losses", "methods", "metrics", "models", "optimizers"])
+)
+def list_(kind: str) -> None:
+    """Print the names that a grid file may use."""
+    from harness import commands
+
+    for name in commands.names(kind):
+        click.echo(name)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  harness bench parzen
+  harness bench train --format json
+"""
+)
+@click.argument("name", type=click.Choice(["parzen", "train"]))
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def bench(name: str, form: str) -> None:
+    """Time the harness beside a plain reference, in turns on this machine."""
+    from harness import benchmarks
+
+    click.echo(benchmarks.render(benchmarks.BENCHES[name](), form))
+
+
+def is_main() -> bool:
+    """Whether this is the only process of its job, or the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def entry(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit: 0, or the error's code with one message on stderr."""
+    try:
+        main(args=list(arguments) if arguments is not None else None, prog_name="harness")
+    except HarnessError as error:
+        if is_main():
+            click.echo(f"harness: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,162 @@
+"""Counter-based random numbers: pure functions of (seed, purpose, step, element).
+
+Every number that training or sampling uses comes from here, so a resumed run, a stack of many members, any number of
+processes and a replayed graph see the same ones by construction. The generator is Philox4x32-10 (Salmon et al. 2011,
+"Parallel random numbers: as easy as 1, 2, 3") in tensor integers, equal on every device:
+
+    key      the member's seed, 64 bits
+    counter  (block of lanes within the batch's rows, step, purpose, which batch)
+
+Rows are counted over the whole batch, so a process that holds some of the rows draws just its part of the same table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_WORD = 0xFFFFFFFF
+_ROUNDS = 10
+_BLOCK_VALUES = 2**18  # drawn per call where steps are drawn ahead: big enough to hide the cost of a hundred small ops
+
+
+def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> list[Tensor]:
+    """Four words from a four-word counter and a two-word key, all int64 tensors below 2^32 that broadcast together.
+
+    Source: Salmon et al. 2011, table 2 and section 3.3, Philox4x32 with ten rounds.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for round_number in range(_ROUNDS):
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        # The product's low word stays unmasked: it is only ever XORed, and the result is masked then.
+        c0 = ((p1 >> 32) ^ c1).bitwise_xor(_bumped(k0, 0, round_number)).bitwise_and_(_WORD)
+        c2 = ((p0 >> 32) ^ c3).bitwise_xor(_bumped(k1, 1, round_number)).bitwise_and_(_WORD)
+        c1, c3 = p1, p0
+    return [c0, c1 & _WORD, c2, c3 & _WORD]
+
+
+def _bumped(key: Tensor, word: int, round_number: int) -> Tensor:
+    return (key + round_number * _KEY_STEPS[word]) & _WORD
+
+
+@lru_cache(maxsize=4096)
+def purpose_word(purpose: str) -> int:
+    """The counter word that stands for a purpose: the first 32 bits of its sha256."""
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:4], "big")
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What one kind of draw looks like at every step: the key under which drawn-ahead blocks are kept."""
+
+    kind: str
+    purpose: str
+    rows: int
+    width: int
+    batches: int
+    keep: float
+
+
+class Draws:
+    """The random numbers of a stack's members.
+
+    `seeds`: one a member, 0 <= seed < 2^64. `rank` of `processes` holds rows [rank n / processes, ...) of every batch
+    of n rows. `offset` moves the window of rows, for sampling in parts. `ahead` draws blocks of steps in one call; it
+    changes no value. Values are float32 (each is rounded to it once) cast to `dtype`, so that a float64 run sees the
+    same noise.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        rank: int = 0,
+        processes: int = 1,
+        offset: int = 0,
+        ahead: bool = True,
+    ) -> None:
+        self.seeds = tuple(seeds)
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.rank = rank
+        self.processes = processes
+        self.offset = offset
+        self.ahead = ahead
+        words = [[seed & _WORD for seed in seeds], [seed >> 32 & _WORD for seed in seeds]]
+        self._key = [torch.tensor(word, dtype=torch.int64, device=self.device).view(1, -1, 1, 1, 1) for word in words]
+        self._blocks: dict[_Table, tuple[int, Tensor]] = {}
+
+    def whole(self, *, offset: int = 0) -> Draws:
+        """The same numbers, rows from `offset` on, all on every process: for initial values and samples."""
+        return Draws(self.seeds, device=self.device, dtype=self.dtype, offset=offset, ahead=False)
+
+    def uniform(self, purpose: str, step: int, rows: int, width: int, *, batches: int = 1) -> Tensor:
+        """Uniform on [0, 1), multiples of 2^-24: (m, batches * local rows, width)."""
+        return self._at(_Table("uniform", purpose, rows, width, batches, 0.0), step)
+
+    def normal(self, purpose: str, step: int, rows: int, width: int, *, batches: int = 1) -> Tensor:
+        """Standard normal, by the inverse distribution function: (m, batches * local rows, width)."""
+        return self._at(_Table("normal", purpose, rows, width, batches, 0.0), step)
+
+    def dropout(self, purpose: str, step: int, rows: int, width: int, *, keep: float, batches: int = 1) -> Tensor:
+        """1 / keep with probability `keep` (to the nearest 2^-16), else 0: (m, batches * local rows, width)."""
+        return self._at(_Table("dropout", purpose, rows, width, batches, keep), step)
+
+    def orders(self, purpose: str, first: int, count: int, size: int) -> Tensor:
+        """Random orders of range(size), for each member and step from `first` on: int64 (m, count, size)."""
+        words = self.whole()._words(_Table("order", purpose, 1, size, 1, 0.0), first, count)
+        order = words.view(count, len(self.seeds), -1)[..., :size].argsort(dim=-1, stable=True)
+        return order.transpose(0, 1).contiguous()
+
+    def _at(self, table: _Table, step: int) -> Tensor:
+        if not self.ahead:
+            return self._values(table, step, 1)[0]
+        first, block = self._blocks.get(table, (0, None))
+        if block is None or not first <= step < first + len(block):
+            values = len(self.seeds) * table.batches * self._local(table.rows) * table.width
+            count = max(1, min(64, _BLOCK_VALUES // max(values, 1)))
+            first = step // count * count
+            block = self._values(table, first, count)
+            self._blocks[table] = (first, block)
+        return block[step - first]
+
+    def _values(self, table: _Table, first: int, count: int) -> Tensor:
+        words = self._words(table, first, count)
+        if table.kind == "dropout":
+            lanes = torch.cat([words & 0xFFFF, words >> 16], dim=-1)[..., : table.width]
+            values = (lanes < round(table.keep * 2**16)).to(self.dtype).mul_(1.0 / table.keep)
+        elif table.kind == "normal":
+            unit = words[..., : table.width].to(torch.float64).add_(0.5).mul_(2.0**-32)
+            values = torch.special.ndtri(unit).to(torch.float32).to(self.dtype)
+        else:
+            values = (words[..., : table.width] >> 8).to(self.dtype).mul_(2.0**-24)
+        return values.reshape(count, len(self.seeds), -1, table.width)
+
+    def _words(self, table: _Table, first: int, count: int) -> Tensor:
+        """Words of 32 random bits in int64: (count, m, batches, local rows, at least the lanes that width needs)."""
+        lanes = 8 if table.kind == "dropout" else 4
+        blocks = -(-table.width // lanes)
+        rows = self._local(table.rows)
+        start = self.offset + self.rank * rows
+        block = self._range(start * blocks, (start + rows) * blocks).view(1, 1, 1, rows, blocks)
+        step = self._range(first, first + count).view(-1, 1, 1, 1, 1)
+        batch = self._range(0, table.batches).view(1, 1, -1, 1, 1)
+        word = purpose_word(f"{table.kind}:{table.purpose}")
+        purpose = self._range(word, word + 1)
+        return torch.cat(philox((block, step, purpose, batch), self._key), dim=-1)
+
+    def _range(self, start: int, stop: int) -> Tensor:
+        return torch.arange(start, stop, dtype=torch.int64, device=self.device)
+
+    def _local(self, rows: int) -> int:
+        return rows // self.processes

@@ -1,0 +1,166 @@
+"""One experiment: a frozen, validated value whose hash names its run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import InputError, UnknownName
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Precision = Literal["float32", "tf32", "bf16", "float64"]
+
+
+class Settings(BaseModel):
+    """Settings: frozen, strictly typed, unknown keys refused, numbers finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class LatentSettings(Settings):
+    """The prior of z: independent components of zero mean and unit variance."""
+
+    size: Annotated[int, Field(ge=1)] = 100
+    distribution: Literal["uniform", "normal"] = "normal"
+
+
+class MomentumRamp(Settings):
+    """Momentum that rises linearly to `final` between two epochs, changing at the start of each epoch."""
+
+    final: Fraction
+    start_epoch: Annotated[int, Field(ge=0)] = 1
+    end_epoch: Annotated[int, Field(ge=1)]
+
+
+class OptimizerSettings(Settings):
+    """A torch.optim class by name, its learning-rate schedule, and its own keyword arguments as further keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str | None = None
+    lr: Positive | None = None
+    lr_decay: Annotated[float, Field(ge=1)] | None = None
+    """The learning rate is divided by this after every update."""
+    min_lr: Annotated[float, Field(ge=0)] | None = None
+    momentum_ramp: MomentumRamp | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of the torch.optim class, the learning rate aside."""
+        return dict(self.model_extra or {})
+
+
+class NetworkSettings(Settings):
+    """What a generator or a discriminator may be told: an optimizer of its own, and its model's settings."""
+
+    model_config = ConfigDict(extra="allow")
+
+    optimizer: OptimizerSettings | None = None
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The settings that belong to the model family."""
+        return dict(self.model_extra or {})
+
+
+class Experiment(Settings):
+    """Everything that changes the trained function, and nothing else.
+
+    A setting added later must mean, when absent, what was done before it existed: absent values are left out of the
+    hash, so old runs keep their ids.
+    """
+
+    schema_version: Literal[1] = 1
+    dataset: str
+    data_hash: str | None = None
+    """sha256 of the data's content; filled in by the plan."""
+    method: str = "gan"
+    model: str
+    model_hash: str | None = None
+    """sha256 of a user's source file; filled in by the plan."""
+    iterations: Annotated[int, Field(ge=1)]
+    """Generator updates."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Images in a minibatch, over all processes."""
+    k: Annotated[int, Field(ge=1)] = 1
+    """Discriminator updates for one generator update."""
+    updates: Literal["alternating", "simultaneous"] = "alternating"
+    loss: str = "non_saturating"
+    discriminator_loss_weight: Positive = 1.0
+    latent: LatentSettings = LatentSettings()
+    generator: NetworkSettings = NetworkSettings()
+    discriminator: NetworkSettings = NetworkSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    ema: Fraction | None = None
+    """Decay of the generator's exponential moving average; absent: none is kept."""
+    precision: Precision = "float32"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    def canonical(self) -> dict[str, Any]:
+        """The settings as plain data without absent values; two experiments are one exactly if these are equal."""
+        value: dict[str, Any] = without_absent(self.model_dump(mode="json"))
+        value["dataset"] = self.dataset.partition(":")[0]  # where a user's files lie is no part of the experiment
+        return value
+
+    @cached_property
+    def run_id(self) -> str:
+        """The first 64 bits of the sha256 of the canonical form, in hexadecimal."""
+        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+SettingsType = TypeVar("SettingsType", bound=BaseModel)
+
+
+def validate(model: type[SettingsType], data: Mapping[str, Any], *, where: str) -> SettingsType:
+    """Settings from plain data.
+
+    Errors: InputError or UnknownName that says where, which key, what was given and what is valid.
+    """
+    try:
+        # Through JSON, because there a strict model takes a list where it means a tuple.
+        return model.model_validate_json(json.dumps(data))
+    except TypeError as error:
+        raise InputError(f"{where}: {error}; use numbers, strings, booleans, lists and tables.") from None
+    except ValidationError as error:
+        raise _explained(error, model, where) from None
+
+
+def _explained(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
+    problem = error.errors()[0]
+    keys = [str(part) for part in problem["loc"]]
+    place = ".".join(keys)
+    if problem["type"] == "extra_forbidden":
+        return UnknownName("key", place, _keys_beside(model, keys), where)
+    if problem["type"] == "missing":
+        return InputError(f"{where}: the key {place!r} is missing; add it.")
+    return InputError(f"{where}: {place} = {json.dumps(problem['input'])}: {problem['msg'].removeprefix('Input ')}.")
+
+
+def _keys_beside(model: type[BaseModel], keys: list[str]) -> list[str]:
+    """The valid dotted keys in the table that holds the last of `keys`."""
+    for depth, key in enumerate(keys[:-1]):
+        field = model.model_fields.get(key)
+        inner = field.annotation if field else None
+        members = [inner, *getattr(inner, "__args__", ())]
+        tables = [kind for kind in members if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not tables:
+            return [".".join([*keys[:depth], name]) for name in model.model_fields]
+        model = tables[0]
+    return [".".join([*keys[:-1], name]) for name in model.model_fields]
+
+
+def without_absent(value: Any) -> Any:
+    """The same plain data without nulls and without tables that hold nothing else."""
+    if isinstance(value, Mapping):
+        kept = {key: without_absent(inner) for key, inner in value.items()}
+        return {key: inner for key, inner in kept.items() if inner is not None and inner != {}}
+    if isinstance(value, list):
+        return [without_absent(inner) for inner in value]
+    return value

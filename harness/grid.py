@@ -1,0 +1,238 @@
+"""The grid file: TOML in, an ordered list of experiments out."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from harness.errors import InputError, UnknownName
+from harness.experiment import Experiment, Settings, validate
+
+SHIPPED = Path(__file__).parent / "grids"
+
+
+class EvaluationSettings(Settings):
+    """What `harness evaluate` measures on the grid's runs; no part of an experiment."""
+
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("parzen",)
+    samples: Annotated[int, Field(ge=2)] = 10_000
+
+
+class RunSettings(Settings):
+    """How the grid is carried out; changes no trained parameter, up to rounding between different stacks."""
+
+    stack_size: Annotated[int, Field(ge=1)] = 8
+    """At most this many experiments of one shape train together."""
+    snapshot_every: Annotated[int, Field(ge=1)] | None = None
+    """Iterations between snapshots of the generators; absent: the last alone."""
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    """Iterations between checkpoints, beside those by time."""
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+
+
+class Draw(Settings):
+    """How one searched setting is drawn."""
+
+    distribution: Literal["uniform", "log-uniform", "choice"]
+    low: float | None = None
+    high: float | None = None
+    values: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Draw:
+        if self.distribution == "choice":
+            if self.values is None:
+                raise ValueError("should have `values` to choose from")
+        elif self.low is None or self.high is None or not self.low < self.high:
+            raise ValueError("should have `low` < `high`")
+        elif self.distribution == "log-uniform" and self.low <= 0:
+            raise ValueError("should have `low` > 0 to be log-uniform")
+        return self
+
+    def value(self, unit: float) -> Any:
+        """The setting at a point of [0, 1)."""
+        if self.values is not None and self.distribution == "choice":
+            return self.values[int(unit * len(self.values))]
+        low, high = float(self.low or 0.0), float(self.high or 0.0)
+        if self.distribution == "uniform":
+            return low + (high - low) * unit
+        return math.exp(math.log(low) + (math.log(high) - math.log(low)) * unit)
+
+
+class SearchSettings(Settings):
+    """Random search: each draw of all searched settings is one more point of the grid."""
+
+    draws: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)] = 0
+    space: Annotated[dict[str, Draw], Field(min_length=1)]
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """The drawn settings; a point depends on its number alone, so more draws leave earlier ones as they were."""
+        for number in range(self.draws):
+            yield {key: draw.value(_unit(f"{self.seed}/{number}/{key}")) for key, draw in self.space.items()}
+
+
+def _unit(text: str) -> float:
+    """A uniform number in [0, 1) that a text determines."""
+    return (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 11) * 2.0**-53
+
+
+class GridFile(Settings):
+    """The tables of a grid file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
+    experiment: dict[str, Any]
+    axes: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}
+    exclude: tuple[dict[str, Any], ...] = ()
+    search: SearchSettings | None = None
+    run: RunSettings = RunSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+@dataclass(frozen=True)
+class Point:
+    """One experiment of a grid, and its place there: `axes` maps each axis and searched key to its value."""
+
+    experiment: Experiment
+    axes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid file's content, validated: `path` is the file, `points` the experiments in their fixed order."""
+
+    path: Path
+    file: GridFile
+    points: tuple[Point, ...]
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    @property
+    def axes(self) -> list[str]:
+        """The keys that vary: axes, then searched settings."""
+        return [*self.file.axes, *(self.file.search.space if self.file.search else ())]
+
+
+def load_grid(name: str, *, overrides: Sequence[str] = ()) -> Grid:
+    """The grid in a file, or the shipped one of that name, with `key=value` overrides applied.
+
+    Errors: InputError or UnknownName for a file that is absent, not TOML or not a valid grid.
+    """
+    path = find_grid_file(name)
+    data = _parse(path)
+    for override in overrides:
+        _override(data, override)
+    file = validate(GridFile, data, where=str(path))
+    points = tuple(_points(file, str(path)))
+    if not points:
+        raise InputError(f"{path}: every experiment is excluded; relax [[exclude]].")
+    return Grid(path, file, points)
+
+
+def shipped_grids() -> dict[str, Path]:
+    """The grids that come with the harness, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
+
+
+def find_grid_file(name: str) -> Path:
+    """The path of a grid file: a path that exists, or a shipped grid's name."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    if name in shipped_grids():
+        return shipped_grids()[name]
+    if path.suffix == ".toml" or len(path.parts) > 1:
+        raise InputError(
+            f"no grid file at {name}; check the path, or name a shipped grid: {', '.join(shipped_grids())}."
+        )
+    raise UnknownName("grid", name, shipped_grids())
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}. See `harness run --help` for an example.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    """Apply one `key=value`; a key that is not one of the grid file's tables is meant inside [experiment]."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise InputError(f"--set {override!r}: give key=value, e.g. --set iterations=100.")
+    if key in data.get("axes", {}):
+        raise InputError(f"--set {override!r}: {key} is an axis of this grid; use --set 'axes.{key}=[...]'.")
+    top, _, rest = key.partition(".")
+    if top not in GridFile.model_fields:
+        top, rest = "experiment", key
+    elif top in ("axes", "search") and rest:
+        # Axes may be dotted themselves: the rest is one key.
+        data.setdefault(top, {})[rest.strip('"')] = _toml_value(text)
+        return
+    assign(data, [top, *rest.split(".")] if rest else [top], _toml_value(text), where=f"--set {override!r}")
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string
+
+
+def assign(data: dict[str, Any], keys: Sequence[str], value: Any, *, where: str) -> None:
+    """Set a value deep inside nested tables, making tables on the way."""
+    for position, key in enumerate(keys[:-1]):
+        inner = data.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"{where}: {'.'.join(keys[: position + 1])} is a value, not a table.")
+        data = inner
+    data[keys[-1]] = value
+
+
+def _points(file: GridFile, where: str) -> Iterator[Point]:
+    for name in ("seed", "schema_version", "data_hash", "model_hash"):
+        if name in file.experiment or name in file.axes:
+            hint = "use `seeds = [...]` at the top" if name == "seed" else "the harness fills it in"
+            raise InputError(f"{where}: {name} cannot be set in [experiment] or [axes]; {hint}.")
+    searched = list(file.search.points()) if file.search else [{}]
+    seen: dict[str, Point] = {}
+    for values in itertools.product(*file.axes.values()):
+        axes = dict(zip(file.axes, values, strict=True))
+        if any(_matches(rule, axes, where) for rule in file.exclude):
+            continue
+        for drawn, seed in itertools.product(searched, file.seeds):
+            point = Point(_experiment(file, axes | drawn, seed, where), axes | drawn)
+            if point.experiment.run_id in seen:
+                first = seen[point.experiment.run_id].axes
+                raise InputError(f"{where}: {point.axes} and {first} with seed {seed} are the same experiment.")
+            seen[point.experiment.run_id] = point
+            yield point
+
+
+def _matches(rule: Mapping[str, Any], axes: Mapping[str, Any], where: str) -> bool:
+    for key in rule:
+        if key not in axes:
+            raise UnknownName("axis", key, axes, f"{where} [[exclude]]")
+    return all(axes[key] == value for key, value in rule.items())
+
+
+def _experiment(file: GridFile, assigned: Mapping[str, Any], seed: int, where: str) -> Experiment:
+    data = json.loads(json.dumps(file.experiment, default=str))
+    for key, value in assigned.items():
+        assign(data, key.split("."), value, where=f"{where} [axes]")
+    return validate(Experiment, {**data, "seed": seed}, where=f"{where} [experiment]")

@@ -1,0 +1,67 @@
+"""A network: layers in order, and what their forward pass needs besides parameters and inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from harness.draws import Draws
+
+Parameters = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One forward pass: where its random numbers come from, and what the batch is.
+
+    x holds `batches` batches side by side along n (real and fake, say), each of `rows` rows over all processes.
+    `sum_over_processes` is None on one process; else it adds tensors over processes, differentiably.
+    """
+
+    draws: Draws
+    purpose: str
+    step: int
+    rows: int
+    batches: int = 1
+    training: bool = True
+    sum_over_processes: Callable[[Tensor], Tensor] | None = None
+
+
+class Layer(Protocol):
+    """A stackable layer. `buffers` names those of its tensors that no gradient trains."""
+
+    @property
+    def buffers(self) -> tuple[str, ...]: ...
+
+    def init(self, draws: Draws, purpose: str) -> Parameters:
+        """Initial tensors, (m, ...) each."""
+
+    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
+        """(m, n, ...) to (m, n, ...)."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers in order; called as function of parameters, input and context."""
+
+    layers: tuple[Layer, ...]
+
+    @property
+    def buffers(self) -> frozenset[str]:
+        """Names of the tensors that no gradient trains."""
+        return frozenset(name for layer in self.layers for name in layer.buffers)
+
+    def init(self, draws: Draws, purpose: str) -> Parameters:
+        """Initial parameters and buffers, (m, ...) each."""
+        parameters: Parameters = {}
+        for layer in self.layers:
+            parameters |= layer.init(draws, purpose)
+        return parameters
+
+    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
+        for layer in self.layers:
+            x = layer(parameters, x, context)
+        return x

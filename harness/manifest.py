@@ -1,0 +1,125 @@
+"""grid.json: which runs a grid folder holds and which train together. It only ever grows."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from harness import runs
+from harness.errors import InputError
+from harness.plan import Plan, PlannedRun, Stack, stacks
+from harness.runs import GridFolder
+
+_SHOWN_DIFFERENCES = 5
+
+
+@contextmanager
+def lock(folder: GridFolder) -> Iterator[None]:
+    """Hold a grid folder for this process alone.
+
+    Errors: InputError where the folder cannot be written, or another process on this machine holds it.
+    """
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder.path / ".lock", os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder.path}: {error.strerror}; choose another --out.") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(
+            f"another process runs the grid in {folder.path}; wait for it or choose another --out."
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def reconcile(folder: GridFolder, plan: Plan) -> list[Stack]:
+    """The stacks of a grid folder, in order, after its manifest has taken in the plan's new runs.
+
+    Stacks that exist never change; new runs form new stacks behind them.
+    Errors: InputError with the differences where the plan lacks or changes runs that the folder holds.
+    """
+    manifest = read(folder)
+    planned = {run.id: run for run in plan.runs}
+    gone = [entry for entry in manifest["runs"] if entry["id"] not in planned]
+    if gone:
+        raise InputError(_difference(folder, plan, gone))
+    known = {entry["id"] for entry in manifest["runs"]}
+    new = [run for run in plan.runs if run.id not in known]
+    size = plan.grid.file.run.stack_size
+    added = stacks(new, size)
+    # Entries follow the grid file's order; the stacks keep theirs.
+    manifest["runs"] = [{"id": run.id, "axes": run.axes, "seed": run.experiment.seed} for run in plan.runs]
+    manifest["stacks"] += [{"id": stack.id, "members": [run.id for run in stack.members]} for stack in added]
+    manifest |= {
+        "name": plan.grid.name,
+        "axes": plan.grid.axes,
+        "stack_size": size,
+        "data": {
+            images.content_hash: {"dataset": name, "folders": [str(path.absolute()) for path in plan.folders]}
+            for name, images in plan.data.items()
+        },
+        "evaluation": plan.grid.file.evaluation.model_dump(mode="json"),
+    }
+    for run in plan.runs:
+        if not (folder.run(run.id).path / "experiment.json").exists():
+            folder.run(run.id).write("experiment.json", run.experiment.canonical())
+    runs.write_json(folder.path / "grid.json", manifest)
+    return [Stack(tuple(planned[member] for member in entry["members"])) for entry in manifest["stacks"]]
+
+
+def read(folder: GridFolder) -> dict[str, Any]:
+    """The manifest of a folder, or that of an empty one."""
+    if not (folder.path / "grid.json").exists():
+        return {"schema": runs.SCHEMA, "runs": [], "stacks": []}
+    manifest = GridFolder(folder.path).manifest
+    if manifest.get("schema") != runs.SCHEMA:
+        raise InputError(f"{folder.path}/grid.json has schema {manifest.get('schema')}, this harness {runs.SCHEMA}.")
+    return manifest
+
+
+def _difference(folder: GridFolder, plan: Plan, gone: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        f"{folder.path} holds {len(gone)} experiments that {plan.grid.path} removes or changes; nothing was written. "
+        "Choose another --out or grid name, or restore the grid file:"
+    ]
+    places = {(_place(run.axes, run.experiment.seed)): run for run in plan.runs}
+    for entry in gone[:_SHOWN_DIFFERENCES]:
+        place = _place(entry["axes"], entry["seed"])
+        if place not in places:
+            lines.append(f"  removed: {_show(entry['axes'], entry['seed'])}")
+            continue
+        changes = ", ".join(_changes(folder, str(entry["id"]), places[place]))
+        lines.append(f"  changed: {_show(entry['axes'], entry['seed'])}: {changes}")
+    if len(gone) > _SHOWN_DIFFERENCES:
+        lines.append(f"  and {len(gone) - _SHOWN_DIFFERENCES} more")
+    return "\n".join(lines)
+
+
+def _place(axes: Mapping[str, Any], seed: int) -> str:
+    return json.dumps([axes, seed], sort_keys=True)
+
+
+def _show(axes: Mapping[str, Any], seed: int) -> str:
+    return " ".join([*(f"{key}={value}" for key, value in axes.items()), f"seed={seed}"])
+
+
+def _changes(folder: GridFolder, run_id: str, planned: PlannedRun) -> list[str]:
+    old, new = _leaves(folder.run(run_id).experiment()), _leaves(planned.experiment.canonical())
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return [f"{key}: {json.dumps(old.get(key))} -> {json.dumps(new.get(key))}" for key in keys]
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, inner in value.items():
+        leaves |= _leaves(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) else {f"{prefix}{key}": inner}
+    return leaves

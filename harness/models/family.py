@@ -1,0 +1,52 @@
+"""What every model family offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from harness.draws import Draws
+from harness.experiment import Experiment, Settings
+from harness.layers import Context, Parameters
+
+
+class StackedNetwork(Protocol):
+    """A network as a function of its parameters: harness.layers.Network, or a user's module wrapped."""
+
+    @property
+    def buffers(self) -> frozenset[str]: ...
+
+    def init(self, draws: Draws, purpose: str) -> Parameters: ...
+
+    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """What a model may know of its data: the shape (c, h, w) and the mean training image (c, h, w)."""
+
+    shape: tuple[int, int, int]
+    mean: Tensor
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A generator and its discriminator."""
+
+    generator: StackedNetwork
+    discriminator: StackedNetwork
+
+
+@dataclass(frozen=True)
+class Family:
+    """A way to build pairs. `settings` maps each role to its settings class; None takes any keys."""
+
+    settings: Mapping[str, type[Settings] | None]
+    build: Callable[[Experiment, ImageStatistics], Pair]
+    source_hash: str | None = None
+    """sha256 of the source file, for a user's family."""
+    stackable: bool = True
+    """Whether several members may share a stack."""

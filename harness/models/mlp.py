@@ -1,0 +1,126 @@
+"""`mlp`: fully connected pair with the usual activations, batch normalisation in the generator if wanted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from harness.experiment import Experiment, Fraction, Positive, Settings, validate
+from harness.layers import Activation, BatchNorm, Dropout, Flatten, Layer, Linear, Network, Scalar, Unflatten
+from harness.models.family import Family, ImageStatistics, Pair
+
+Width = Annotated[int, Field(ge=1)]
+ActivationName = Literal["relu", "leaky_relu", "sigmoid", "tanh"]
+OutputBias = Literal["zero", "marginal"]
+
+
+def per_layer(value: object, layers: int, name: str) -> None:
+    """Refuse a list that is not one entry a layer."""
+    if isinstance(value, tuple) and len(value) != layers:
+        raise ValueError(f"{name} should be one value or a list of {layers}, one for each layer")
+
+
+class GeneratorSettings(Settings):
+    """`weight_range` r starts weights uniform on +-r with zero bias; absent: torch.nn.Linear's way."""
+
+    hidden: tuple[Width, ...] = (128, 128)
+    activation: ActivationName = "relu"
+    batch_norm: bool | tuple[bool, ...] = False
+    batch_norm_eps: Positive = 1e-5
+    output: Literal["sigmoid", "tanh"] = "sigmoid"
+    output_bias: OutputBias = "zero"
+    weight_range: Positive | tuple[Positive, ...] | None = None
+
+    @model_validator(mode="after")
+    def _lengths(self) -> GeneratorSettings:
+        per_layer(self.batch_norm, len(self.hidden), "batch_norm")
+        per_layer(self.weight_range, len(self.hidden) + 1, "weight_range")
+        if self.output_bias == "marginal" and self.output != "sigmoid":
+            raise ValueError('output_bias = "marginal" should go with output = "sigmoid"')
+        return self
+
+
+class DiscriminatorSettings(Settings):
+    """`dropout` lists the rates at the input and behind each hidden layer; empty: none."""
+
+    hidden: tuple[Width, ...] = (128, 128)
+    activation: ActivationName = "leaky_relu"
+    dropout: tuple[Fraction, ...] = ()
+    weight_range: Positive | tuple[Positive, ...] | None = None
+    signed_input: bool = False
+    """Whether images are moved from [0, 1] to [-1, 1] first."""
+
+    @model_validator(mode="after")
+    def _lengths(self) -> DiscriminatorSettings:
+        if self.dropout:
+            per_layer(self.dropout, len(self.hidden) + 1, "dropout")
+        per_layer(self.weight_range, len(self.hidden) + 1, "weight_range")
+        return self
+
+
+def generator(settings: GeneratorSettings, *, latent: int, images: ImageStatistics) -> Network:
+    """Latent to hidden layers to an image in [0, 1]."""
+    widths = (latent, *settings.hidden)
+    pixels = math.prod(images.shape)
+    layers: list[Layer] = []
+    for number, (inputs, outputs) in enumerate(zip(widths, settings.hidden, strict=False)):
+        layers.append(Linear(f"hidden{number}", inputs, outputs, at_layer(settings.weight_range, number)))
+        if at_layer(settings.batch_norm, number):
+            layers.append(BatchNorm(f"norm{number}", outputs, eps=settings.batch_norm_eps))
+        layers.append(Activation(settings.activation))
+    bias = marginal_bias(images.mean) if settings.output_bias == "marginal" else None
+    weight_range = at_layer(settings.weight_range, len(settings.hidden))
+    layers.append(Linear("output", widths[-1], pixels, weight_range, bias))
+    layers.append(Activation("sigmoid" if settings.output == "sigmoid" else "unit_tanh"))
+    layers.append(Unflatten(images.shape))
+    return Network(tuple(layers))
+
+
+def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -> Network:
+    """Image to hidden layers to one logit."""
+    widths = (math.prod(images.shape), *settings.hidden)
+    hidden: list[list[Layer]] = []
+    for number, (inputs, outputs) in enumerate(zip(widths, settings.hidden, strict=False)):
+        linear = Linear(f"hidden{number}", inputs, outputs, at_layer(settings.weight_range, number))
+        hidden.append([linear, Activation(settings.activation)])
+    first: list[Layer] = [Flatten(), Activation("signed")] if settings.signed_input else [Flatten()]
+    score = Linear("output", widths[-1], 1, at_layer(settings.weight_range, len(settings.hidden)))
+    return Network((*first, *with_dropout(hidden, settings.dropout), score, Scalar()))
+
+
+def with_dropout(hidden: Sequence[Sequence[Layer]], rates: Sequence[float]) -> list[Layer]:
+    """Hidden layers with dropout before the first and behind each; none where `rates` is empty."""
+    if not rates:
+        return [layer for group in hidden for layer in group]
+    layers: list[Layer] = [Dropout("dropout0", rates[0])]
+    for number, (group, rate) in enumerate(zip(hidden, rates[1:], strict=True), start=1):
+        layers += [*group, Dropout(f"dropout{number}", rate)]
+    return layers
+
+
+def at_layer(setting: Any, number: int) -> Any:
+    """A setting's value at a layer: its own entry in a list, or the one value for all."""
+    return setting[number] if isinstance(setting, tuple) else setting
+
+
+def marginal_bias(mean: Tensor) -> Tensor:
+    """logit of the mean pixel, clipped at 1e-7 from 0 and 1: (pixels,). Goodfellow et al. 2014, published settings."""
+    return torch.logit(mean.flatten().double(), eps=1e-7).to(mean.dtype)
+
+
+def build(experiment: Experiment, images: ImageStatistics) -> Pair:
+    """The pair of a resolved experiment."""
+    of_generator = validate(GeneratorSettings, experiment.generator.model, where="generator")
+    of_discriminator = validate(DiscriminatorSettings, experiment.discriminator.model, where="discriminator")
+    return Pair(
+        generator(of_generator, latent=experiment.latent.size, images=images),
+        discriminator(of_discriminator, images=images),
+    )
+
+
+FAMILY = Family({"generator": GeneratorSettings, "discriminator": DiscriminatorSettings}, build)

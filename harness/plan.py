@@ -1,0 +1,156 @@
+"""From a grid to what will be trained: names looked up, defaults written out, data hashed, runs put into stacks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness import images, models
+from harness.analysis.formats import format_frame
+from harness.errors import HarnessError, InputError
+from harness.experiment import Experiment, without_absent
+from harness.grid import Grid
+from harness.images import ImageSet
+from harness.methods import method
+from harness.objectives.losses import loss
+from harness.training import optimizers
+
+_PER_MEMBER = ("seed", "loss", "discriminator_loss_weight")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A resolved experiment and its place in the grid."""
+
+    experiment: Experiment
+    axes: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return self.experiment.run_id
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Runs that train together, in order."""
+
+    members: tuple[PlannedRun, ...]
+
+    @property
+    def experiment(self) -> Experiment:
+        """The first member's experiment, for all that the members share."""
+        return self.members[0].experiment
+
+    @cached_property
+    def id(self) -> str:
+        """A hash of the members' ids."""
+        return hashlib.sha256(" ".join(run.id for run in self.members).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A grid's runs in order, and the data sets they use, by the name the grid gives them; found in `folders`."""
+
+    grid: Grid
+    runs: tuple[PlannedRun, ...]
+    data: dict[str, ImageSet]
+    folders: tuple[Path, ...]
+
+
+def data_folders(data: Path | None, *, beside: Path | None = None) -> list[Path]:
+    """Where data sets are looked for: `data` (--data), else HARNESS_DATA, else ~/.cache/harness; and beside a file."""
+    named = data or Path(os.environ.get("HARNESS_DATA") or Path.home() / ".cache" / "harness")
+    return [named] if beside is None else [named, beside]
+
+
+def plan(grid: Grid, folders: Sequence[Path]) -> Plan:
+    """The grid's runs with every name looked up and every default written out.
+
+    Errors: InputError or UnknownName naming the grid file; DataMissing.
+    """
+    data: dict[str, ImageSet] = {}
+    planned: list[PlannedRun] = []
+    seen: dict[str, dict[str, Any]] = {}
+    for point in grid.points:
+        name = point.experiment.dataset
+        try:
+            if name not in data:
+                data[name] = images.load(name, folders)
+            run = PlannedRun(resolved(point.experiment, data[name]), point.axes)
+        except HarnessError as error:
+            if str(grid.path) not in str(error):
+                error.args = (f"{grid.path}: {error}",)
+            raise
+        if run.id in seen:
+            raise InputError(f"{grid.path}: {point.axes} and {seen[run.id]} are the same experiment; drop one.")
+        seen[run.id] = point.axes
+        planned.append(run)
+    return Plan(grid, tuple(planned), data, tuple(folders))
+
+
+def resolved(experiment: Experiment, data: ImageSet) -> Experiment:
+    """The experiment with its data's hash, and its models' and optimizers' defaults, written in."""
+    method(experiment.method)
+    loss(experiment.loss)
+    if experiment.updates == "simultaneous" and experiment.k != 1:
+        raise InputError(f'updates = "simultaneous" has no inner loop: k = {experiment.k} must be 1.')
+    if experiment.batch_size > len(data.train):
+        raise InputError(f"batch_size = {experiment.batch_size} is more than the {len(data.train)} training images.")
+    experiment = models.resolved(experiment)
+    shared = without_absent(experiment.optimizer.model_dump())
+    update: dict[str, Any] = {"data_hash": data.content_hash, "optimizer": type(experiment.optimizer)()}
+    for role in ("generator", "discriminator"):
+        network = getattr(experiment, role)
+        own = without_absent(network.optimizer.model_dump()) if network.optimizer else {}
+        # A player with another optimizer than the shared one takes only the learning-rate schedule from it.
+        same = own.get("name", shared.get("name")) == shared.get("name")
+        inherited = shared if same else {key: shared[key] for key in ("lr", "lr_decay", "min_lr") if key in shared}
+        settings = type(experiment.optimizer).model_validate_json(json.dumps(inherited | own))
+        update[role] = network.model_copy(
+            update={"optimizer": optimizers.resolved(settings, where=f"optimizer of the {role}")}
+        )
+    return experiment.model_copy(update=update)
+
+
+def stacks(runs: Sequence[PlannedRun], size: int) -> list[Stack]:
+    """Runs of one shape, in order, at most `size` to a stack."""
+    shapes: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        shapes.setdefault(_shape(run.experiment), []).append(run)
+    return [
+        Stack(tuple(members[start : start + size]))
+        for members in shapes.values()
+        for start in range(0, len(members), size)
+    ]
+
+
+def _shape(experiment: Experiment) -> str:
+    """What the members of a stack must share: everything but what each can have as its own."""
+    if not models.family(experiment.model).stackable:
+        return experiment.run_id
+    shared = {key: value for key, value in experiment.canonical().items() if key not in _PER_MEMBER}
+    for role in ("generator", "discriminator"):
+        name = shared[role]["optimizer"]["name"]
+        if name in optimizers.STACKABLE:
+            shared[role] = shared[role] | {"optimizer": name}
+    return json.dumps(shared)
+
+
+def render_plan(planned: Plan, form: str) -> str:
+    """The table of a grid's runs: id, stack, axes, seed."""
+    rows = [
+        {"id": run.id, "stack": stack.id, **run.axes, "seed": run.experiment.seed}
+        for stack in stacks(planned.runs, planned.grid.file.run.stack_size)
+        for run in stack.members
+    ]
+    order = {run.id: number for number, run in enumerate(planned.runs)}
+    rows.sort(key=lambda row: order[row["id"]])
+    return format_frame(pd.DataFrame(rows), form, notes=[f"{len(rows)} runs of grid {planned.grid.name}."])

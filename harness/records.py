@@ -1,0 +1,97 @@
+"""What a trained stack leaves in its members' run folders."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save
+
+from harness import runs
+from harness.images import ImageSet
+from harness.plan import Stack
+from harness.runs import GridFolder, RunFolder
+from harness.training import checkpoint
+from harness.training.loop import Method, Snapshot, State, Trained
+from harness.training.processes import Processes
+
+FIXED_SAMPLES = 100
+_PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
+
+
+def snapshots(method: Method, stack: Stack, folder: GridFolder, processes: Processes) -> Snapshot:
+    """A function that keeps the samplers of a stack's living members in their run folders."""
+
+    def keep(iteration: int, state: State, alive: Sequence[bool]) -> None:
+        if not processes.is_main:
+            return
+        for position, run in enumerate(stack.members):
+            if alive[position]:
+                _write_snapshot(folder.run(run.id), iteration, method.sampler(state), position)
+
+    return keep
+
+
+def write(
+    trained: Trained, method: Method, stack: Stack, folder: GridFolder, data: ImageSet, processes: Processes
+) -> None:
+    """History, last snapshot, samples of fixed noise and provenance of every member; provenance, last, ends a run."""
+    samples = method.sample(trained.state, FIXED_SAMPLES, purpose="fixed").float().cpu().numpy()
+    history = trained.history.numpy()
+    for position, run in enumerate(stack.members):
+        place = folder.run(run.id)
+        diverged_at = trained.diverged_at[position]
+        runs.write_parquet(place.path / "history.parquet", _frame(method, history[:diverged_at, :, position]))
+        if diverged_at is None:
+            _write_snapshot(place, len(history), method.sampler(trained.state), position)
+            runs.write_npz(place.path / "samples.npz", images=samples[position])
+        place.write("provenance.json", _provenance(trained, stack, position, data, processes))
+
+
+def _write_snapshot(run: RunFolder, iteration: int, sampler: State, position: int) -> None:
+    member = {
+        part: {key: tensor[position : position + 1] for key, tensor in tensors.items()}
+        for part, tensors in sampler.items()
+    }
+    runs.write_bytes(run.snapshots / f"{iteration:010d}.safetensors", save(checkpoint.flatten(member)))
+
+
+def _frame(method: Method, rows: np.ndarray) -> pd.DataFrame:
+    """History as a data frame: `iteration` from 1, then the method's columns."""
+    columns = {name: rows[:, number] for number, name in enumerate(method.columns)}
+    return pd.DataFrame({"iteration": np.arange(1, len(rows) + 1), **columns})
+
+
+def _provenance(trained: Trained, stack: Stack, position: int, data: ImageSet, processes: Processes) -> dict[str, Any]:
+    experiment = stack.members[position].experiment
+    diverged_at = trained.diverged_at[position]
+    iterations = len(trained.history)
+    affine = data.affine
+    return {
+        "outcome": "complete" if diverged_at is None else "diverged",
+        "diverged_at": diverged_at,
+        "iterations": iterations,
+        "seconds": trained.seconds,
+        "discriminator_updates": iterations * experiment.k,
+        "generator_updates": iterations,
+        "images": iterations * experiment.k * experiment.batch_size,
+        "flops": trained.flops_per_step * iterations // len(stack.members),
+        "image_shape": list(data.shape),
+        "affine": None if affine is None else {"offset": list(affine.offset), "scale": list(affine.scale)},
+        "jpeg": data.jpeg,
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES},
+        "platform": platform.platform(),
+        "device": _device_name(processes.device),
+        "processes": processes.count,
+        "threads": torch.get_num_threads(),
+        "stack": {"id": stack.id, "size": len(stack.members), "position": position},
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

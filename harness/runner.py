@@ -1,0 +1,211 @@
+"""Carries out a grid: stack after stack, each isolated from the others' failures."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from harness import manifest, records, runs
+from harness.errors import HarnessError, InputError, Preempted, RunFailed
+from harness.methods import method
+from harness.models import ImageStatistics
+from harness.plan import Plan, Stack
+from harness.runs import GridFolder
+from harness.training.feed import Order, Placement, TrainingImages, mean_image
+from harness.training.loop import Schedule, train
+from harness.training.processes import Processes
+
+_PROGRESS_SECONDS = 2.0
+
+
+class Watcher(Protocol):
+    """Who looks on while a grid runs."""
+
+    def start(self, stack: Stack, iteration: int) -> None:
+        """A stack begins, or goes on behind an iteration."""
+
+    def advance(self, stack: Stack, iteration: int) -> None:
+        """A stack has done this many iterations."""
+
+    def finish(self, stack: Stack, outcome: str) -> None:
+        """A stack has ended: complete, failed, or skipped because it had ended before."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to carry out a grid; nothing here changes a result."""
+
+    out: Path
+    images_on: Placement = "auto"
+    trackers: tuple[str, ...] = ()
+
+
+def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher: Watcher) -> GridFolder:
+    """Train what of a grid is not yet trained.
+
+    Errors: InputError for a folder that cannot be used; Preempted; RunFailed at the end, if runs failed.
+    """
+    processes = Processes()
+    folder = GridFolder(options.out / plan.grid.name)
+    try:
+        with manifest.lock(folder) if processes.is_main else nullcontext():
+            for stack in _reconciled(folder, plan, processes):
+                _run_stack(stack, folder, plan, options, stop=stop, watcher=watcher)
+    finally:
+        processes.close()
+    failed = [run_id for run_id, status in GridFolder(folder.path).statuses().items() if status == "failed"]
+    if failed:
+        raise RunFailed(
+            f"{len(failed)} of {len(plan.runs)} runs failed: {', '.join(failed)}. "
+            f"`harness status {folder.path}` gives the reasons; the same command tries them again."
+        )
+    return folder
+
+
+def _reconciled(folder: GridFolder, plan: Plan, processes: Processes) -> list[Stack]:
+    """The folder's stacks, on every process; the main one alone writes the manifest, and all hear if it refuses."""
+    found: list[Stack] = []
+    refusal = ""
+    if processes.is_main:
+        try:
+            found = manifest.reconcile(folder, plan)
+        except HarnessError as error:
+            refusal = str(error)
+        except OSError as error:
+            refusal = f"cannot write to {folder.path}: {error.strerror}; choose another --out."
+    refusal = processes.from_main(refusal)
+    if refusal:
+        raise InputError(refusal)
+    members = {run.id: run for run in plan.runs}
+    ids = processes.from_main([[run.id for run in stack.members] for stack in found])
+    return [Stack(tuple(members[run_id] for run_id in stack)) for stack in ids]
+
+
+def _run_stack(
+    stack: Stack, folder: GridFolder, plan: Plan, options: Options, *, stop: Callable[[], bool], watcher: Watcher
+) -> None:
+    """Train one stack unless it has ended; a failure is recorded in its members' folders and goes no further."""
+    processes = Processes(stack.experiment.precision, trackers=options.trackers, folder=str(folder.path))
+    ended = processes.from_main(all(folder.run(run.id).provenance() for run in stack.members))
+    if ended:
+        watcher.finish(stack, "skipped")
+        return
+    heart = Heart(stack, folder, processes, watcher)
+    try:
+        _train_stack(stack, folder, plan, options, processes, heart=heart, stop=stop)
+    except Preempted:
+        heart.write("preempted")
+        raise
+    except Exception as error:
+        if processes.is_main:
+            failure = {"reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            for run in stack.members:
+                folder.run(run.id).write("failure.json", failure)
+        heart.write("failed")
+        watcher.finish(stack, "failed")
+    else:
+        heart.write("complete")
+        watcher.finish(stack, "complete")
+
+
+def _train_stack(
+    stack: Stack,
+    folder: GridFolder,
+    plan: Plan,
+    options: Options,
+    processes: Processes,
+    *,
+    heart: Heart,
+    stop: Callable[[], bool],
+) -> None:
+    shared = stack.experiment
+    data = plan.data[shared.dataset]
+    statistics = ImageStatistics(data.shape, mean_image(data.train))
+    experiments = [run.experiment for run in stack.members]
+    built = method(shared.method)(experiments, statistics, training_images=len(data.train), processes=processes)
+    order = Order(built.draws, size=len(data.train), batch_size=shared.batch_size, batches=shared.k)
+    images = TrainingImages(data.train, processes, placement=options.images_on)
+    if processes.is_main:
+        for run in stack.members:
+            (folder.run(run.id).path / "failure.json").unlink(missing_ok=True)
+    settings = plan.grid.file.run
+    schedule = Schedule(
+        shared.iterations,
+        folder.stack(stack.id),
+        checkpoint_every=settings.checkpoint_every,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        snapshot_every=settings.snapshot_every,
+    )
+    processes.start_trackers(plan.grid.name, {"grid": plan.grid.name})
+
+    def report(iteration: int, rows: Tensor) -> None:
+        heart.beat(iteration)
+        values = rows[-1].T.tolist()
+        for run, row in zip(stack.members, values, strict=True):
+            processes.track({f"{run.id}/{key}": x for key, x in zip(built.columns, row, strict=True)}, iteration)
+
+    trained = train(
+        built,
+        lambda first: images.feed(order, first=first, steps=shared.iterations),
+        processes,
+        schedule,
+        stop=stop,
+        snapshot=records.snapshots(built, stack, folder, processes),
+        begin=heart.start,
+        report=report,
+    )
+    if processes.is_main:
+        records.write(trained, built, stack, folder, data, processes)
+    processes.wait()
+
+
+class Heart:
+    """Tells the stack's progress to its folder and to whoever watches."""
+
+    def __init__(self, stack: Stack, folder: GridFolder, processes: Processes, watcher: Watcher) -> None:
+        self.stack = stack
+        self.path = folder.stack(stack.id) / "progress.json"
+        self.is_main = processes.is_main
+        self.watcher = watcher
+        self._iteration = self._first = 0
+        self._began = self._written = time.monotonic()
+
+    def start(self, iteration: int) -> None:
+        """Training begins behind this iteration."""
+        self._iteration = self._first = iteration
+        self._began = time.monotonic()
+        self.watcher.start(self.stack, iteration)
+        self.write("running")
+
+    def beat(self, iteration: int) -> None:
+        """This many iterations are done."""
+        self._iteration = iteration
+        self.watcher.advance(self.stack, iteration)
+        if time.monotonic() - self._written > _PROGRESS_SECONDS:
+            self.write("running")
+
+    def write(self, state: str) -> None:
+        """Write progress.json."""
+        if not self.is_main:
+            return
+        self._written = time.monotonic()
+        seconds = self._written - self._began
+        progress: dict[str, Any] = {
+            "state": state,
+            "iteration": self._iteration,
+            "iterations": self.stack.experiment.iterations,
+            "iterations_per_second": (self._iteration - self._first) / seconds if seconds > 0 else None,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "updated": time.time(),
+        }
+        runs.write_json(self.path, progress)

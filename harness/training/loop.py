@@ -1,0 +1,207 @@
+"""What surrounds a method's steps: history, divergence, checkpoints, snapshots, a stop in good order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.draws import Draws
+from harness.errors import Preempted
+from harness.training import checkpoint
+from harness.training.checkpoint import Checkpoint
+from harness.training.feed import Feed
+from harness.training.processes import Processes
+
+State = checkpoint.Nested
+_BLOCK = 50  # iterations between looks at the history, the clock and (with several processes) the stop flag
+
+
+class Method(Protocol):
+    """A way to train a stack of generative models. Images are (m, n, c, h, w) in [0, 1]."""
+
+    @property
+    def draws(self) -> Draws:
+        """The members' random numbers."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a row of history holds."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The keys of the state."""
+
+    def init(self) -> State:
+        """The state before the first iteration: tensors with the members axis, by part."""
+
+    def step(self, state: State, batch: Tensor, iteration: int) -> Tensor:
+        """One iteration, in place; a row of history, (columns, m)."""
+
+    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """Samples first..first+n-1: (m, n, c, h, w)."""
+
+    def sampler(self, state: State) -> State:
+        """The parts of the state that `sample` needs: what a snapshot holds."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a stack trains and what it leaves on the way; nothing here changes a trained parameter."""
+
+    iterations: int
+    folder: Path
+    """Where the stack's checkpoints lie."""
+    checkpoint_every: int | None = None
+    checkpoint_seconds: float = 60.0
+    snapshot_every: int | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A stack that has ended: its state, its history (iterations, columns, m) and where members diverged."""
+
+    state: State
+    history: Tensor
+    diverged_at: tuple[int | None, ...]
+    """For each member the first iteration, counted from 1, with a loss or a parameter that is not finite."""
+    seconds: float
+    flops_per_step: int
+
+
+Snapshot = Callable[[int, State, Sequence[bool]], None]
+Report = Callable[[int, Tensor], None]
+
+
+def train(
+    method: Method,
+    feed_from: Callable[[int], Feed],
+    processes: Processes,
+    schedule: Schedule,
+    *,
+    stop: Callable[[], bool],
+    snapshot: Snapshot,
+    begin: Callable[[int], None],
+    report: Report,
+) -> Trained:
+    """Train a stack to its end, from its newest checkpoint if there is one.
+
+    `feed_from(iteration)` gives the feed from there on; `stop()` says whether a signal asked for an end;
+    `snapshot(iteration, state, alive)` keeps the samplers; `begin(iteration)` hears where training starts, and
+    `report(iteration, rows)` each block of history.
+    Errors: Preempted after saving, when asked to stop.
+    """
+    begun = _begin(method, feed_from, processes, schedule)
+    state, history, iteration = begun.state, History(begun.history), begun.iteration
+    feed = feed_from(iteration)
+    begin(iteration)
+    started = saved_at = time.monotonic()
+
+    def seconds() -> float:
+        return float(begun.facts["seconds"]) + time.monotonic() - started
+
+    def save() -> None:
+        if processes.is_main:
+            facts = begun.facts | {"seconds": seconds()}
+            checkpoint.write(schedule.folder, Checkpoint(iteration, state, history.rows(), facts))
+
+    while iteration < schedule.iterations and not history.all_diverged:
+        history.add(method.step(state, feed.batch(iteration), iteration))
+        iteration += 1
+        is_block = iteration % _BLOCK == 0 or iteration == schedule.iterations
+        if (processes.count == 1 or is_block) and processes.any(stop()):
+            save()
+            raise Preempted(
+                f"stopped after iteration {iteration} of {schedule.iterations}; run the same command to go on."
+            )
+        if schedule.snapshot_every and iteration % schedule.snapshot_every == 0 and iteration < schedule.iterations:
+            history.fold()
+            snapshot(iteration, state, [at is None for at in history.diverged_at])
+        if is_block:
+            report(iteration, history.fold())
+        due = schedule.checkpoint_every and iteration % schedule.checkpoint_every == 0
+        if due or (is_block and time.monotonic() - saved_at > schedule.checkpoint_seconds):
+            save()
+            saved_at = time.monotonic()
+    save()
+    diverged_at = history.diverged_with(method.sampler(state))
+    return Trained(state, history.rows(), diverged_at, seconds(), begun.facts["flops_per_step"])
+
+
+class History:
+    """Rows (columns, m) of a stack's iterations, folded into blocks, and where each member stopped being finite."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self._blocks: list[Tensor] = []
+        self._rows: list[Tensor] = []
+        self._count = 0
+        self.diverged_at: list[int | None] = []
+        if len(rows):
+            self._append(rows)
+
+    def add(self, row: Tensor) -> None:
+        """One iteration's row; it stays on the device until the next fold."""
+        self._rows.append(row)
+
+    def fold(self) -> Tensor:
+        """Fetch the rows since the last fold: (rows, columns, m) on the CPU."""
+        if not self._rows:
+            return torch.empty(0)
+        block = torch.stack(self._rows).cpu()
+        self._rows = []
+        self._append(block)
+        return block
+
+    def rows(self) -> Tensor:
+        """All rows: (iterations, columns, m) on the CPU."""
+        self.fold()
+        self._blocks = [torch.cat(self._blocks)]
+        return self._blocks[0]
+
+    @property
+    def all_diverged(self) -> bool:
+        """Whether no member is left that trains."""
+        return bool(self.diverged_at) and all(at is not None for at in self.diverged_at)
+
+    def diverged_with(self, sampler: State) -> tuple[int | None, ...]:
+        """`diverged_at`, where a member whose sampler is not finite counts as diverged at the last iteration."""
+        sound = torch.ones(len(self.diverged_at), dtype=torch.bool)
+        for tensors in sampler.values():
+            for tensor in tensors.values():
+                sound &= tensor.detach().flatten(1).isfinite().all(1).cpu()
+        return tuple(at or (None if ok else self._count) for at, ok in zip(self.diverged_at, sound, strict=True))
+
+    def _append(self, block: Tensor) -> None:
+        finite = block.isfinite().all(1)
+        first = [None if column.all() else self._count + int(column.int().argmin()) + 1 for column in finite.T]
+        known = self.diverged_at or [None] * len(first)
+        self.diverged_at = [old or new for old, new in zip(known, first, strict=True)]
+        self._blocks.append(block)
+        self._count += len(block)
+
+
+def _begin(method: Method, feed_from: Callable[[int], Feed], processes: Processes, schedule: Schedule) -> Checkpoint:
+    """The newest checkpoint on this device, or the state before the first iteration."""
+    found = checkpoint.latest(schedule.folder)
+    if found is None:
+        state = method.init()
+        facts = {"seconds": 0.0, "flops_per_step": _flops(method, state, feed_from(0))}
+        return Checkpoint(0, state, torch.empty(0), facts)
+    loaded = {part: found.state.get(part, {}) for part in method.parts}
+    # Copied, because tensors inside a file's bytes are not aligned, and matrix kernels round by alignment.
+    state = {part: {k: t.to(processes.device, copy=True) for k, t in ts.items()} for part, ts in loaded.items()}
+    return Checkpoint(found.iteration, state, found.history, found.facts)
+
+
+def _flops(method: Method, state: State, feed: Feed) -> int:
+    """Floating-point operations of one step of the stack, counted on a copy of its state."""
+    copy = {part: {name: tensor.detach().clone() for name, tensor in ts.items()} for part, ts in state.items()}
+    with FlopCounterMode(display=False) as counter:
+        method.step(copy, feed.batch(0), 0)
+    return int(counter.get_total_flops())

@@ -1,0 +1,200 @@
+"""Optimizers for stacks: the kernels of torch.optim, applied to the slices of members that share settings.
+
+Every optimizer here is elementwise, so a slice of a stacked parameter trains as it would alone. State is a dict of
+tensors with the members axis, {"<slot>/<parameter>": (m, ...)}; the number of updates made so far comes from outside.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
+from torch.optim.sgd import sgd
+
+from harness.errors import InputError, UnknownName
+from harness.experiment import OptimizerSettings
+
+Tensors = list[Tensor]
+Slots = dict[str, Tensors]
+
+# What each of the three that take per-member settings may be told, and torch.optim's default for it.
+STACKABLE: dict[str, dict[str, Any]] = {
+    "SGD": {"momentum": 0.0, "weight_decay": 0.0, "nesterov": False},
+    "Adam": {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0},
+    "RMSprop": {"alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "weight_decay": 0.0, "centered": False},
+}
+# Elementwise classes of torch.optim beside them; others would mix the members of a stack.
+OTHERS = ("ASGD", "Adadelta", "Adagrad", "AdamW", "Adamax", "NAdam", "RAdam", "Rprop")
+_NOT_SETTINGS = {"foreach", "fused", "capturable", "differentiable", "maximize", "params", "lr"}
+
+
+def resolved(settings: OptimizerSettings, *, where: str) -> OptimizerSettings:
+    """The settings with names and values checked and torch.optim's defaults written out.
+
+    Errors: InputError or UnknownName that names the key.
+    """
+    name = settings.name or "Adam"
+    if name not in (*STACKABLE, *OTHERS):
+        raise UnknownName("optimizer", name, (*STACKABLE, *OTHERS), where)
+    if settings.lr is None:
+        raise InputError(f"{where}: the key 'lr' is missing; add it.")
+    arguments = STACKABLE.get(name, {}) | settings.arguments
+    for key in settings.arguments:
+        known = STACKABLE.get(name) or set(torch.optim.__dict__[name].__init__.__code__.co_varnames[2:])
+        if key not in known or key in _NOT_SETTINGS:
+            raise UnknownName(f"{name} setting", key, set(known) - _NOT_SETTINGS, where)
+    try:
+        torch.optim.__dict__[name]([torch.zeros(1)], lr=settings.lr, **arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: torch.optim.{name} refuses its settings: {error}.") from None
+    if settings.momentum_ramp is not None and "momentum" not in arguments:
+        raise InputError(f"{where}: momentum_ramp needs an optimizer with momentum, not {name}.")
+    return OptimizerSettings(
+        name=name,
+        lr=settings.lr,
+        lr_decay=settings.lr_decay if settings.lr_decay != 1 else None,
+        min_lr=settings.min_lr if settings.min_lr != 0 else None,
+        momentum_ramp=settings.momentum_ramp,
+        **arguments,
+    )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring members that share all settings."""
+
+    members: slice
+    settings: OptimizerSettings
+
+    def lr(self, update: int) -> float:
+        """The learning rate of update number `update`, counted from 0."""
+        assert self.settings.lr is not None
+        lr: float = self.settings.lr / (self.settings.lr_decay or 1.0) ** update
+        return max(lr, self.settings.min_lr or 0.0)
+
+    def arguments(self, epoch: int) -> dict[str, Any]:
+        """The keyword arguments of an update in an epoch, counted from 0."""
+        arguments = self.settings.arguments
+        ramp = self.settings.momentum_ramp
+        if ramp is not None:
+            way = (epoch - ramp.start_epoch) / max(1, ramp.end_epoch - ramp.start_epoch)
+            start = arguments["momentum"]
+            arguments["momentum"] = start + (ramp.final - start) * min(max(way, 0.0), 1.0)
+        return arguments
+
+
+@dataclass(frozen=True)
+class StackedOptimizer:
+    """One torch.optim class over a stack, with settings by group."""
+
+    name: str
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def of(cls, settings: Sequence[OptimizerSettings]) -> StackedOptimizer:
+        """The optimizer of members with these resolved settings; all have the same name."""
+        groups, start = [], 0
+        for shared, members in itertools.groupby(settings):
+            stop = start + len(list(members))
+            groups.append(Group(slice(start, stop), shared))
+            start = stop
+        return cls(str(settings[0].name), tuple(groups))
+
+    def init(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state before the first update."""
+        if self.name not in STACKABLE:
+            return {}
+        return {f"{slot}/{key}": torch.zeros_like(p) for slot in _SLOTS[self.name] for key, p in parameters.items()}
+
+    def step(
+        self,
+        parameters: Mapping[str, Tensor],
+        gradients: Sequence[Tensor],
+        state: dict[str, Tensor],
+        *,
+        update: int,
+        epoch: int = 0,
+    ) -> None:
+        """Update parameters and state in place. `update` counts from 0."""
+        for group in self.groups:
+            part = group.members if len(self.groups) > 1 else slice(None)
+            members = [p.detach()[part] for p in parameters.values()]
+            slopes = [gradient[part] for gradient in gradients]
+            arguments = {"lr": group.lr(update)} | group.arguments(epoch)
+            if self.name in STACKABLE:
+                slots = {slot: [state[f"{slot}/{key}"][part] for key in parameters] for slot in _SLOTS[self.name]}
+                _KERNELS[self.name](members, slopes, slots, update, arguments)
+            else:
+                _torch_step(self.name, dict(zip(parameters, members, strict=True)), slopes, state, arguments)
+
+
+def _sgd(parameters: Tensors, gradients: Tensors, slots: Slots, update: int, arguments: dict[str, Any]) -> None:
+    momentum: list[Tensor | None] = list(slots["momentum"])
+    sgd(parameters, gradients, momentum, fused=True, dampening=0.0, maximize=False, **arguments)
+
+
+def _adam(parameters: Tensors, gradients: Tensors, slots: Slots, update: int, arguments: dict[str, Any]) -> None:
+    beta1, beta2 = arguments.pop("betas")
+    adam(
+        parameters,
+        gradients,
+        slots["exp_avg"],
+        slots["exp_avg_sq"],
+        [],
+        _steps(update, parameters),
+        fused=True,
+        amsgrad=False,
+        beta1=beta1,
+        beta2=beta2,
+        maximize=False,
+        **arguments,
+    )
+
+
+def _rmsprop(parameters: Tensors, gradients: Tensors, slots: Slots, update: int, arguments: dict[str, Any]) -> None:
+    rmsprop(
+        parameters,
+        gradients,
+        slots["square_avg"],
+        slots["grad_avg"],
+        slots["momentum"],
+        _steps(update, parameters),
+        foreach=True,
+        **arguments,
+    )
+
+
+def _steps(update: int, parameters: Tensors) -> Tensors:
+    """The number of earlier updates, as torch's kernels want it: one tensor for each parameter."""
+    return list(torch.full((len(parameters),), float(update), device=parameters[0].device).unbind())
+
+
+def _torch_step(
+    name: str, parameters: dict[str, Tensor], gradients: Tensors, state: dict[str, Tensor], arguments: dict[str, Any]
+) -> None:
+    """An update by any other class of torch.optim, rebuilt from the state so that nothing hides inside it."""
+    for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+        parameter.grad = gradient
+    optimizer = torch.optim.__dict__[name](list(parameters.values()), **arguments)
+    for path, tensor in state.items():
+        slot, _, key = path.partition("/")
+        optimizer.state[parameters[key]][slot] = tensor.squeeze(0) if slot in _SCALARS else tensor
+    optimizer.step()
+    for key, parameter in parameters.items():
+        for slot, tensor in optimizer.state[parameter].items():
+            state[f"{slot}/{key}"] = tensor.unsqueeze(0) if tensor.ndim == 0 else tensor
+
+
+_SCALARS = {"step", "mu_product", "eta", "mu"}  # one number for the whole stack in torch.optim's own state
+_SLOTS = {
+    "SGD": ("momentum",),
+    "Adam": ("exp_avg", "exp_avg_sq"),
+    "RMSprop": ("square_avg", "grad_avg", "momentum"),
+}
+_KERNELS = {"SGD": _sgd, "Adam": _adam, "RMSprop": _rmsprop}

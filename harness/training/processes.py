@@ -1,0 +1,145 @@
+"""The processes that train one stack together: the only place that meets Accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from torch import Tensor, distributed
+
+from harness.errors import InputError
+
+_MIXED = {"float32": "no", "tf32": "no", "float64": "no", "bf16": "bf16"}
+
+
+class Processes:
+    """This process among those of one job: where it computes, and what it exchanges with the others.
+
+    `precision` is the experiment's; `trackers` are names that Accelerate knows (tensorboard, wandb, ...).
+    """
+
+    def __init__(self, precision: str = "float32", *, trackers: Sequence[str] = (), folder: str | None = None) -> None:
+        self.precision = precision
+        AcceleratorState._reset_state()  # precision belongs to the experiment, so it may change between stacks
+        try:
+            self.accelerator = Accelerator(
+                mixed_precision=_MIXED[precision], log_with=list(trackers), project_dir=folder
+            )
+        except ValueError as error:
+            raise InputError(f"Accelerate refused its configuration: {error}") from error
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+    @property
+    def rank(self) -> int:
+        return int(self.accelerator.process_index)
+
+    @property
+    def count(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.accelerator.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of parameters, images and losses."""
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which networks run: reduced precision if the experiment says so."""
+        context: AbstractContextManager[Any] = self.accelerator.autocast()
+        return context
+
+    @property
+    def sum_differentiably(self) -> Callable[[Tensor], Tensor] | None:
+        """Adds a tensor over the processes, gradients included; None on one process."""
+        return _Sum.apply if self.count > 1 else None
+
+    def gather(self, scores: Tensor) -> Tensor:
+        """(m, local n) on each process to (m, n) on all; gradients flow to the process's own columns alone.
+
+        So when every process evaluates the loss of the whole batch, the sum of their gradients is its gradient.
+        """
+        if self.count == 1:
+            return scores
+        columns = [torch.empty_like(scores) for _ in range(self.count)]
+        distributed.all_gather(columns, scores.detach().contiguous())
+        columns[self.rank] = scores
+        return torch.cat(columns, dim=1)
+
+    def sum_gradients(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients' sums over the processes, exchanged as one flat tensor."""
+        if self.count == 1:
+            return list(gradients)
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(flat)
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over the processes, the same bits on each."""
+        if self.count == 1:
+            return values
+        summed = values.clone()
+        distributed.all_reduce(summed)
+        return summed
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is raised on any process; all must ask together."""
+        if self.count == 1:
+            return flag
+        raised = torch.tensor(float(flag), device=self.device)
+        distributed.all_reduce(raised, distributed.ReduceOp.MAX)
+        return bool(raised)
+
+    def from_main(self, value: Any) -> Any:
+        """The main process's value (plain data), on all."""
+        if self.count == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        self.accelerator.wait_for_everyone()
+
+    def start_trackers(self, project: str, settings: Mapping[str, Any]) -> None:
+        """Open the trackers, if there are any."""
+        self.accelerator.init_trackers(project, config=dict(settings))
+
+    def track(self, values: Mapping[str, float], step: int) -> None:
+        """Send values to the trackers."""
+        self.accelerator.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Leave the process group in order; an abort at exit would turn a finished run into a failed one."""
+        self.accelerator.end_training()
+        PartialState().destroy_process_group()
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; its gradient is the sum of theirs, since each holds a part of the loss's dependence."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total

@@ -22,12 +22,14 @@ Command = Callable[..., Any]
 
 
 def out_option(command: Command) -> Command:
+    """--out."""
     return click.option(
         "--out", type=click.Path(path_type=Path), default=DEFAULT_OUT, show_default=True, help="Where grids are kept."
     )(command)
 
 
 def data_option(command: Command) -> Command:
+    """--data."""
     return click.option(
         "--data",
         type=click.Path(path_type=Path),
@@ -36,6 +38,7 @@ def data_option(command: Command) -> Command:
 
 
 def format_option(command: Command) -> Command:
+    """--format."""
     return click.option(
         "--format", "form", type=click.Choice(TABLE_FORMATS), default="text", show_default=True, help="How to print."
     )(command)

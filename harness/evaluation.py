@@ -121,8 +121,8 @@ def grid_data(grid: GridFolder, folders: Sequence[Path]) -> dict[str, ImageSet]:
 
 
 def training_images(data: ImageSet, n: int, *, seed: int = 0) -> Images:
-    """n different random training images, or all where there are fewer: float32 (n, c, h, w) in [0, 1]."""
-    order = Draws([seed]).orders(TRAINING_IMAGES, 0, 1, len(data.train))[0, 0]
+    """n random training images, none twice before each was taken once: float32 (n, c, h, w) in [0, 1]."""
+    order = Draws([seed]).orders(TRAINING_IMAGES, 0, -(-n // len(data.train)), len(data.train)).flatten()
     return unit(data.train.images[order[:n].numpy()])
 
 

@@ -210,18 +210,30 @@ def _points(file: GridFile, where: str) -> Iterator[Point]:
             hint = "use `seeds = [...]` at the top" if name == "seed" else "the harness fills it in"
             raise InputError(f"{where}: {name} cannot be set in [experiment] or [axes]; {hint}.")
     searched = list(file.search.points()) if file.search else [{}]
-    seen: dict[str, Point] = {}
     for values in itertools.product(*file.axes.values()):
-        axes = dict(zip(file.axes, values, strict=True))
+        chosen = dict(zip(file.axes, values, strict=True))
+        axes = {axis: _label(axis, value) for axis, value in chosen.items()}
         if any(_matches(rule, axes, where) for rule in file.exclude):
             continue
         for drawn, seed in itertools.product(searched, file.seeds):
-            point = Point(_experiment(file, axes | drawn, seed, where), axes | drawn)
-            if point.experiment.run_id in seen:
-                first = seen[point.experiment.run_id].axes
-                raise InputError(f"{where}: {point.axes} and {first} with seed {seed} are the same experiment.")
-            seen[point.experiment.run_id] = point
-            yield point
+            yield Point(_experiment(file, _settings(chosen) | drawn, seed, where), axes | drawn)
+
+
+def _label(axis: str, value: Any) -> Any:
+    """What an axis shows for a value: its name, if it is a named bundle of settings."""
+    return value["name"] if _is_bundle(axis, value) else value
+
+
+def _settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The dotted settings that axis values stand for; a named bundle stands for all that it holds."""
+    settings: dict[str, Any] = {}
+    for axis, value in chosen.items():
+        settings |= {k: v for k, v in value.items() if k != "name"} if _is_bundle(axis, value) else {axis: value}
+    return settings
+
+
+def _is_bundle(axis: str, value: Any) -> bool:
+    return isinstance(value, dict) and "name" in value and axis.partition(".")[0] not in Experiment.model_fields
 
 
 def _matches(rule: Mapping[str, Any], axes: Mapping[str, Any], where: str) -> bool:
@@ -234,5 +246,7 @@ def _matches(rule: Mapping[str, Any], axes: Mapping[str, Any], where: str) -> bo
 def _experiment(file: GridFile, assigned: Mapping[str, Any], seed: int, where: str) -> Experiment:
     data = json.loads(json.dumps(file.experiment, default=str))
     for key, value in assigned.items():
+        if isinstance(value, dict) and isinstance(data.get(key), dict):
+            value = data[key] | value  # a table adds to the shared one
         assign(data, key.split("."), value, where=f"{where} [axes]")
     return validate(Experiment, {**data, "seed": seed}, where=f"{where} [experiment]")

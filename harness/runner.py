@@ -65,7 +65,7 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
     failed = [run_id for run_id, status in GridFolder(folder.path).statuses().items() if status == "failed"]
     if failed:
         raise RunFailed(
-            f"{len(failed)} of {len(plan.runs)} runs failed: {', '.join(failed)}. "
+            f"{len(failed)} of {len(plan.runs)} runs failed: {', '.join(failed[:6])}{', ...' * (len(failed) > 6)}. "
             f"`harness status {folder.path}` gives the reasons; the same command tries them again."
         )
     return folder

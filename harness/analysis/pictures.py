@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from harness.analysis.figures import BLUE, HEADER, INK, MAX_PANELS, NORMAL, SMALL, clean, new_figure
+from harness.analysis.figures import BLUE, GREY, HEADER, INK, MAX_PANELS, NORMAL, SMALL, clean, new_figure
 from harness.runs import RunFolder
 
 PER_ROW = 16
@@ -47,12 +47,12 @@ def grid_samples(rows: Mapping[str, RunFolder | None], *, title: str, columns: i
     found = [array for array in images.values() if array is not None]
     if not found:
         return None
-    caption = "Samples of fixed noise, the first of one run a combination, none selected."
+    caption = "Samples of fixed noise, of one run for each combination, none selected."
     if len(shown) < len(rows):
         caption += f" The first {len(shown)} of {len(rows)} combinations."
     if any(map(is_picture, found)):
         return _rows(images, title=title, caption=caption)
-    return _panels(images, title=title, caption=caption, columns=min(columns, len(images)))
+    return _panels(shown, images, title=title, caption=caption, columns=min(columns, len(images)))
 
 
 def is_picture(images: np.ndarray) -> bool:
@@ -109,11 +109,20 @@ def _rows(images: Mapping[str, np.ndarray | None], *, title: str, caption: str) 
         if array is not None and is_picture(array):
             show_mosaic(axes, array[:PER_ROW], columns=PER_ROW)
             axes.set_anchor("W")
+        else:
+            axes.text(0, 0.5, "no samples", size=SMALL, color=GREY, va="center")
         figure.text(0.12 / width, 1 - (top + 0.2) / height, name, size=NORMAL, color=INK, va="center")
     return figure
 
 
-def _panels(images: Mapping[str, np.ndarray | None], *, title: str, caption: str, columns: int) -> Figure:
+def _panels(
+    runs: Mapping[str, RunFolder | None],
+    images: Mapping[str, np.ndarray | None],
+    *,
+    title: str,
+    caption: str,
+    columns: int,
+) -> Figure:
     rows = math.ceil(len(images) / columns)
     width, height = 0.6 + columns * 1.9, HEADER + 0.7 + rows * 2.1
     figure = new_figure(width, height, title=title, caption=caption)
@@ -127,13 +136,14 @@ def _panels(images: Mapping[str, np.ndarray | None], *, title: str, caption: str
         wspace=0.2,
         hspace=0.28,
     )
-    for number, (name, array) in enumerate(images.items()):
+    for number, (name, run) in enumerate(runs.items()):
         axes = figure.add_subplot(grid[divmod(number, columns)])
         axes.set_title(name, size=NORMAL, color=INK, loc="left", pad=4)
-        if array is None:
+        array = images[name]
+        if run is None or array is None:
             axes.set_axis_off()
             continue
-        show_points(axes, array, label=False)
+        show_points(axes, run, array)
         axes.tick_params(
             labelleft=number % columns == 0 or array.shape[1] == 1, labelbottom=number + columns >= len(images)
         )

@@ -29,8 +29,10 @@ SIGMAS: tuple[float, ...] = tuple(np.logspace(-1, 0, 10).tolist())
 VALIDATION_POINTS = 1000
 """The protocol chooses sigma on the first so many validation points."""
 
-POINTS_PER_TILE = 512
-CENTRES_PER_TILE = 2048
+# 64 MiB of distances: small tiles are no faster on an idle machine, and on a busy one threads wait for each other
+# at every operation, so few large ones lose least.
+POINTS_PER_TILE = 2048
+CENTRES_PER_TILE = 4096
 
 SMALLEST_EXPONENT = -700.0  # exp of less is a denormal, many times slower, and adds nothing to a sum of 1 or more
 LARGEST_VALUE = 1e50  # squares, and their ratios to squares of 1 / LARGEST_VALUE, still fit in float64
@@ -199,7 +201,7 @@ def _log_likelihood(points: Tensor, centres: _Centres, sigmas: Sequence[float]) 
     rates = [1 / (2 * sigma**2) for sigma in sigmas]
     column = centres.mean.new_tensor(rates)[:, None]
     result = column.new_empty(len(sigmas), len(points))
-    tile, work = column.new_empty(2, POINTS_PER_TILE * CENTRES_PER_TILE)
+    tile, work = column.new_empty(2, min(POINTS_PER_TILE, len(points)) * min(CENTRES_PER_TILE, len(centres.centred)))
     for rows in _slices(len(points), POINTS_PER_TILE):
         block = points[rows].to(column)
         nearest = column.new_full((len(block),), torch.inf)
@@ -223,7 +225,7 @@ def _choose_bandwidth(
     lowest, highest = grid[0] / 10, grid[-1] * 10
     distances, nearest = _distances_beyond_nearest(points, centres, smallest_sigma=lowest)
     rows_per_tile = max(1, POINTS_PER_TILE * CENTRES_PER_TILE // distances.shape[1])
-    work = distances.new_empty(rows_per_tile * distances.shape[1])
+    work = distances.new_empty(min(rows_per_tile, len(points)) * distances.shape[1])
 
     def means(candidates: Sequence[float]) -> list[float]:
         rates = [1 / (2 * sigma**2) for sigma in candidates]

@@ -98,6 +98,9 @@ class Gan:
 
     def step(self, state: State, batch: Tensor, iteration: int) -> Tensor:
         """One iteration, in place. `batch`: k minibatches side by side, (m, k * local n, c, h, w). Row of history."""
+        for role in ROLES:
+            for tensor in self.trained(role, state).values():
+                tensor.requires_grad_()
         row = step.ALGORITHMS[self.updates](self, state, batch.chunk(self.k, 1), iteration)
         if self.ema is not None:
             self._average(state, self.ema)
@@ -156,7 +159,7 @@ class Gan:
     def trained(self, role: str, state: State) -> Parameters:
         """The tensors of a player that gradients train."""
         buffers = getattr(self.pair, role).buffers
-        return {name: tensor.requires_grad_() for name, tensor in state[role].items() if name not in buffers}
+        return {name: tensor for name, tensor in state[role].items() if name not in buffers}
 
     def _context(self, purpose: str, update: int, batches: int) -> Context:
         return Context(

@@ -27,7 +27,7 @@ class Processes:
         AcceleratorState._reset_state()  # precision belongs to the experiment, so it may change between stacks
         try:
             self.accelerator = Accelerator(
-                mixed_precision=_MIXED[precision], log_with=list(trackers), project_dir=folder
+                mixed_precision=_MIXED[precision], log_with=list(trackers) or None, project_dir=folder
             )
         except ValueError as error:
             raise InputError(f"Accelerate refused its configuration: {error}") from error

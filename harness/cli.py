@@ -205,12 +205,12 @@ Examples:
 @format_option
 def table(path: Path, metric: str | None, form: str) -> None:
     """Print the metrics of the grids at PATH: mean and standard error over seeds, by the axes."""
+    from harness.analysis.frame import frame
     from harness.analysis.tables import render
     from harness.analysis.tables import table as make
     from harness.runs import find_grids
 
-    for grid in find_grids(path):
-        click.echo(render(make(grid, metric=metric), form))
+    click.echo(render(make(frame(find_grids(path)), metric=metric), form))
 
 
 @main.command(
@@ -231,7 +231,13 @@ def plot(path: Path, metric: str | None, output: Path | None) -> None:
     if (path / "experiment.json").exists():
         written = write_run_plots(find_run(path), output)
     else:
-        written = [file for grid in find_grids(path) for file in write_plots(grid, output, metric=metric)]
+        grids = find_grids(path)
+        folders = [output if output is None or len(grids) == 1 else output / grid.path.name for grid in grids]
+        written = [
+            file
+            for grid, folder in zip(grids, folders, strict=True)
+            for file in write_plots(grid, folder, metric=metric)
+        ]
     for file in written:
         click.echo(str(file))
 

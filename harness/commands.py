@@ -11,6 +11,7 @@ import pandas as pd
 
 from harness import evaluation, images, runs, sampling
 from harness.analysis.formats import format_frame
+from harness.analysis.frame import frame
 from harness.analysis.tables import render, table
 from harness.errors import InputError
 from harness.evaluation import Request
@@ -64,7 +65,7 @@ def evaluate_path(path: Path, *, metrics: Sequence[str], count: int | None, data
         grids = runs.find_grids(path)
         for grid in grids:
             _evaluate_grid(grid, processes, metrics, count, data)
-        return "\n".join(render(table(grid), form) for grid in grids)
+        return render(table(frame(grids)), form)
     finally:
         processes.close()
 

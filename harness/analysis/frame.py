@@ -18,7 +18,6 @@ from harness.runs import GridFolder, read_json
 FAILURES = ("failed", "diverged")
 UNFINISHED = ("pending", "running", "preempted")
 UNITS = {"parzen": "nats"}
-CONTROLS = {"training-images": "training images"}
 
 Column = tuple[str, str]
 Label = tuple[Hashable, ...]
@@ -63,8 +62,9 @@ def read_controls(grid: GridFolder) -> dict[str, Any]:
 
 
 def metric_keys(runs: pd.DataFrame) -> list[str]:
-    """The metric keys in a frame, in the order of the records."""
-    return list(dict.fromkeys(str(column[0]) for column in runs.columns if column[1] == "value"))
+    """The metric keys in a frame, in the order of the records; those without any value only if there are no others."""
+    keys = [str(column[0]) for column in runs.columns if column[1] == "value"]
+    return [key for key in keys if runs[key, "value"].notna().any()] or keys
 
 
 def metric_group(records: pd.DataFrame, key: str) -> pd.DataFrame:
@@ -109,7 +109,7 @@ def show(value: Any) -> str:
 
 def control_name(name: str) -> str:
     """A control's name for people."""
-    return CONTROLS.get(name, name)
+    return name.replace("training-images", "training images")
 
 
 def unit(key: str) -> str:

@@ -52,7 +52,7 @@ def metric_by_axis(runs: pd.DataFrame, key: str, *, title: str) -> Figure | None
         "Arrows: beyond the axis." if ((values < limits[0]) | (values > limits[1])).any() else "",
         f"The first {len(shown)} of {len(rows)} combinations." if len(shown) < len(rows) else "",
     ]
-    left = 0.3 + 0.064 * max(len(row.label) for row in shown)
+    left = 0.3 + 0.07 * max(len(row.label) for row in shown)
     right = 0.25 + 0.058 * max(len(row.others) for row in shown)
     width = left + 5.0 + right
     text = " ".join(filter(None, caption))

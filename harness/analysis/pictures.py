@@ -88,18 +88,18 @@ def show_points(axes: Axes, run: RunFolder, points: np.ndarray) -> None:
     original = offset + scale * points.reshape(len(points), -1)
     clean(axes)
     axes.set_xlim(lower[0], upper[0])
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(3))
     if original.shape[1] == 1:
         axes.hist(original[:, 0], bins=np.linspace(lower[0], upper[0], 61).tolist(), density=True, color=BLUE)
         return
     axes.scatter(original[:, 0], original[:, 1], s=7, color=BLUE, alpha=0.6, linewidths=0)
     axes.set_ylim(lower[-1], upper[-1])
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.set_aspect("equal")
 
 
 def _rows(images: Mapping[str, np.ndarray | None], *, title: str, caption: str) -> Figure:
-    margin = 0.3 + 0.064 * max(map(len, images))
+    margin = 0.3 + 0.07 * max(map(len, images))
     width, height = margin + PER_ROW * 0.4 + 0.15, HEADER + 0.35 + len(images) * 0.43
     figure = new_figure(width, height, title=title, caption=caption)
     for number, (name, array) in enumerate(images.items()):

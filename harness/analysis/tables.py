@@ -113,7 +113,7 @@ def _summary(members: pd.DataFrame, keys: list[str]) -> dict[tuple[str, str], An
         counted = metric_group(complete[complete[key, "value"].notna()], key)
         values = counted["value"]
         row[key, "mean"] = values.mean()
-        row[key, "standard_error"] = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
+        row[key, "standard_error"] = values.sem(ddof=1)
         row[key, "sampling_standard_error"] = counted["standard_error"].mean()
         row[key, "runs"] = len(values)
         row[key, "unevaluated"] = len(complete) - len(values)
@@ -247,6 +247,9 @@ def _notes(runs: pd.DataFrame, keys: list[str], *, controls: bool) -> list[str]:
     notes.append(
         f"runs: those in the mean, complete and evaluated. failures: failed or diverged. All {len(runs)}: {statuses}."
     )
+    reasons = [complete[column] for column in complete.columns if column[1] == "reason"]
+    if reasons and (texts := pd.concat(reasons).dropna().unique()).size:
+        notes.append(f"unevaluated: {'; '.join(texts)}.")
     if controls:
         notes.append("Rows without runs: other images in the place of samples, with their own sampling error.")
     raised = [flag for flag in FLAGS for key in keys if flag in complete[key] and _raised(complete[key][flag])]

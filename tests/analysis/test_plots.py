@@ -129,6 +129,7 @@ def test_toys_are_drawn_in_original_units(grid: GridFolder, dimensions: int) -> 
     for figure in (samples(run, title="toy"), grid_samples({"one": run}, title="toys")):
         assert figure is not None
         assert figure.axes[0].get_xlim() == (-3.0, 3.0)
+        assert figure.axes[0].dataLim.x0 < -2
 
 
 def test_the_metric_figure_names_runs_that_do_not_count(grid: GridFolder) -> None:

@@ -110,6 +110,15 @@ def test_a_metric_is_chosen_by_key_or_by_its_beginning(grid: GridFolder) -> None
         table(grid, metric="parsen")
 
 
+def test_a_metric_that_failed_everywhere_gives_its_reason_and_no_column(grid: GridFolder) -> None:
+    record = {"value": None, "standard_error": None, "reason": "samples are constant"}
+    grid.runs()[0].write("evaluation.json", {"metrics": {"parzen[test,n=10000]": record}})
+    made = table(grid)
+    assert "parzen[test,n=10000]" not in made
+    assert made.loc[WHOLE, (GRID_KEY, "unevaluated")] == 1
+    assert "samples are constant" in render(made, "text")
+
+
 def test_a_beginning_that_fits_two_metrics_is_refused(grid: GridFolder) -> None:
     record = {"value": 1.0, "standard_error": None}
     grid.runs()[0].write("evaluation.json", {"metrics": {GRID_KEY: record, "parity[test]": record}})

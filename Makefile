@@ -1,0 +1,39 @@
+# Everything runs in .venv, made from the pinned set in constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+DEMO := results/runs/demo
+
+.PHONY: install demo test lint clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/installed  ## Train the demo grid, evaluate it, print its table, draw its figures
+	$(LAUNCH) harness/run.py demo
+	$(BIN)/harness evaluate $(DEMO)
+	$(BIN)/harness plot $(DEMO)
+	@echo
+	@echo "Runs:    $(DEMO)/runs/<id>/   (settings, history, snapshots, samples, evaluation)"
+	@echo "Table:   .venv/bin/harness table $(DEMO)"
+	@echo "Figures: $(DEMO)/plots/"
+
+test: .venv/installed-dev  ## Run every test
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev  ## Style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

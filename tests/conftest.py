@@ -1,0 +1,134 @@
+"""A tiny stack on the digits, planned as a grid would plan it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness import images, plan
+from harness.experiment import Experiment, validate
+from harness.grid import load_grid
+from harness.images import ImageSet
+from harness.layers import Context
+from harness.models import ImageStatistics
+from harness.training.feed import Order, TrainingImages, mean_image
+from harness.training.gan import Gan
+from harness.training.processes import Processes
+
+TINY: dict[str, Any] = {
+    "dataset": "digits",
+    "model": "mlp",
+    "iterations": 60,
+    "batch_size": 20,
+    "latent": {"size": 5},
+    "generator": {"hidden": [12, 10]},
+    "discriminator": {"hidden": [9, 8]},
+    "optimizer": {"name": "SGD", "lr": 0.1, "momentum": 0.5},
+}
+
+GRID = """
+name = "tiny"
+seeds = {seeds}
+[experiment]
+dataset = "digits"
+model = "mlp"
+iterations = 3
+optimizer = {{name = "SGD", lr = 0.1}}
+{rest}
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def on_cpu() -> Iterator[None]:
+    """Tests compute on the CPU, whatever the machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageSet:
+    return images.load("digits", [])
+
+
+@pytest.fixture(scope="session")
+def digits_statistics(digits: ImageSet) -> ImageStatistics:
+    return ImageStatistics(digits.shape, mean_image(digits.train))
+
+
+@pytest.fixture(scope="session")
+def resolve(digits: ImageSet) -> Callable[..., Experiment]:
+    """Makes the tiny experiment with other settings, resolved as a plan resolves it."""
+
+    def resolved(**settings: Any) -> Experiment:
+        return plan.resolved(validate(Experiment, TINY | settings, where="test"), digits)
+
+    return resolved
+
+
+@pytest.fixture(scope="session")
+def gan_of(
+    digits: ImageSet, digits_statistics: ImageStatistics, resolve: Callable[..., Experiment]
+) -> Callable[..., Gan]:
+    """Makes the stack of some members, each given by the settings in which it differs from the tiny experiment."""
+
+    def gan(*members: Mapping[str, Any], precision: str = "float64") -> Gan:
+        experiments = [resolve(precision=precision, **member) for member in members]
+        return Gan.of(
+            experiments, digits_statistics, training_images=len(digits.train), processes=Processes(precision)
+        )
+
+    return gan
+
+
+@pytest.fixture(scope="session")
+def order_of(digits: ImageSet) -> Callable[[Gan], Order]:
+    """Makes the order in which a stack sees the digits."""
+    return lambda gan: Order(gan.draws, size=len(digits.train), batch_size=gan.batch_size, batches=gan.k)
+
+
+@pytest.fixture(scope="session")
+def train_for(digits: ImageSet, order_of: Callable[[Gan], Order]) -> Callable[..., dict[str, dict[str, torch.Tensor]]]:
+    """Trains a stack for some iterations and gives its state."""
+
+    def trained(gan: Gan, iterations: int) -> dict[str, dict[str, torch.Tensor]]:
+        feed = TrainingImages(digits.train, gan.processes).feed(order_of(gan), first=0, steps=iterations)
+        state = gan.init()
+        for iteration in range(iterations):
+            gan.step(state, feed.batch(iteration), iteration)
+        return state
+
+    return trained
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Callable[..., plan.Plan]:
+    """Plans a tiny grid with some seeds and further TOML."""
+
+    def make(rest: str = "", *, seeds: str = "[0]") -> plan.Plan:
+        path = tmp_path / "tiny.toml"
+        path.write_text(GRID.format(seeds=seeds, rest=rest))
+        return plan.plan(load_grid(str(path)), [])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def context_of() -> Callable[..., Context]:
+    """Makes the context of a forward pass for members with some seeds."""
+    from harness.draws import Draws
+
+    def context(seeds: tuple[int, ...] = (0,), *, rows: int = 6, **settings: Any) -> Context:
+        return Context(Draws(seeds), "test", 3, rows, **settings)
+
+    return context
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(2014)

@@ -79,9 +79,7 @@ def gan_of(
 
     def gan(*members: Mapping[str, Any], precision: str = "float64") -> Gan:
         experiments = [resolve(precision=precision, **member) for member in members]
-        return Gan.of(
-            experiments, digits_statistics, training_images=len(digits.train), processes=Processes(precision)
-        )
+        return Gan.of(experiments, digits_statistics, training_images=len(digits.train), processes=Processes(precision))
 
     return gan
 

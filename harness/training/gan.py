@@ -1,8 +1,7 @@
-"""The GAN as a method: what a stack of generator/discriminator pairs is, starts from, does in a step, and samples."""
+"""The GAN as a method: what a stack of generator/discriminator pairs starts from, does in a step, and samples."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,37 +9,21 @@ import torch
 from torch import Tensor
 
 from harness.draws import Draws
-from harness.errors import InputError
-from harness.experiment import Experiment, LatentSettings, OptimizerSettings
-from harness.layers import Context, Parameters
-from harness.models import ImageStatistics, Pair, build
-from harness.objectives.losses import StackedLoss
+from harness.experiment import Experiment
+from harness.layers import Context
+from harness.models import ImageStatistics
 from harness.training import step
-from harness.training.optimizers import StackedOptimizer
+from harness.training.game import ROLES, Game, State, latents
 from harness.training.processes import Processes
-
-State = dict[str, Parameters]
-"""Tensors with the members axis, by part: generator, discriminator, their optimizers, ema."""
-
-ROLES = ("generator", "discriminator")
 
 
 @dataclass(frozen=True)
 class Gan:
-    """A stack of pairs under Algorithm 1. Members share what shapes the computation; the rest is each one's own."""
+    """A stack of pairs under Algorithm 1, with an exponential moving average of the generators if wanted."""
 
-    pair: Pair
-    optimizers: dict[str, StackedOptimizer]
-    loss: StackedLoss
-    discriminator_loss_weight: float | Tensor
-    latent: LatentSettings
-    batch_size: int
-    k: int
+    game: Game
     updates: str
     ema: float | None
-    training_images: int
-    processes: Processes
-    draws: Draws
 
     columns = step.COLUMNS
     parts = (*ROLES, *(f"{role}_optimizer" for role in ROLES))
@@ -50,48 +33,22 @@ class Gan:
         cls, members: Sequence[Experiment], images: ImageStatistics, *, training_images: int, processes: Processes
     ) -> Gan:
         """The stack of these resolved experiments, which agree on everything that shapes the computation."""
-        shared = members[0]
-        if shared.batch_size % processes.count:
-            raise InputError(f"batch_size = {shared.batch_size} does not divide by the {processes.count} processes.")
-        weights = [member.discriminator_loss_weight for member in members]
-        return cls(
-            pair=build(shared, images),
-            optimizers={role: StackedOptimizer.of([optimizer(member, role) for member in members]) for role in ROLES},
-            loss=StackedLoss.of([member.loss for member in members]),
-            discriminator_loss_weight=(
-                weights[0]
-                if len(set(weights)) == 1
-                else torch.tensor(weights, dtype=processes.dtype, device=processes.device)
-            ),
-            latent=shared.latent,
-            batch_size=shared.batch_size,
-            k=shared.k,
-            updates=shared.updates,
-            ema=shared.ema,
-            training_images=training_images,
-            processes=processes,
-            draws=Draws(
-                [member.seed for member in members],
-                device=processes.device,
-                dtype=processes.dtype,
-                rank=processes.rank,
-                processes=processes.count,
-            ),
-        )
+        game = Game.of(members, images, training_images=training_images, processes=processes)
+        return cls(game, members[0].updates, members[0].ema)
 
     @property
-    def images_per_step(self) -> int:
-        """Images that one step takes for each member, over all processes."""
-        return self.k * self.batch_size
+    def draws(self) -> Draws:
+        """The members' random numbers."""
+        return self.game.draws
 
     def init(self) -> State:
         """The state before the first iteration."""
-        draws = self.draws.whole()
+        draws = self.game.draws.whole()
         state: State = {}
         for role in ROLES:
-            network = getattr(self.pair, role)
+            network = getattr(self.game.pair, role)
             state[role] = network.init(draws, f"init/{role}")
-            state[f"{role}_optimizer"] = self.optimizers[role].init(self.trained(role, state))
+            state[f"{role}_optimizer"] = self.game.optimizers[role].init(self.game.trained(role, state))
         if self.ema is not None:
             state["ema"] = {name: tensor.clone() for name, tensor in state["generator"].items()}
         return state
@@ -99,9 +56,9 @@ class Gan:
     def step(self, state: State, batch: Tensor, iteration: int) -> Tensor:
         """One iteration, in place. `batch`: k minibatches side by side, (m, k * local n, c, h, w). Row of history."""
         for role in ROLES:
-            for tensor in self.trained(role, state).values():
+            for tensor in self.game.trained(role, state).values():
                 tensor.requires_grad_()
-        row = step.ALGORITHMS[self.updates](self, state, batch.chunk(self.k, 1), iteration)
+        row = step.ALGORITHMS[self.updates](self.game, state, batch.chunk(self.game.k, 1), iteration)
         if self.ema is not None:
             self._average(state, self.ema)
         return row
@@ -111,84 +68,21 @@ class Gan:
 
         Batch normalisation uses running moments; the averaged generator is used where there is one.
         """
-        draws = self.draws.whole(offset=first)
+        draws = self.game.draws.whole(offset=first)
         context = Context(draws, f"sample/{purpose}", 0, n, training=False)
-        with torch.no_grad(), self.processes.autocast():
-            z = latents(self.latent, draws, f"{purpose}/latent", 0, n)
-            images: Tensor = self.pair.generator(state.get("ema", state["generator"]), z, context)
-        return images.to(self.processes.dtype)
+        with torch.no_grad(), self.game.processes.autocast():
+            z = latents(self.game.latent, draws, f"{purpose}/latent", 0, n)
+            images: Tensor = self.game.pair.generator(state.get("ema", state["generator"]), z, context)
+        return images.to(self.game.processes.dtype)
 
     def sampler(self, state: State) -> State:
         """The parts of the state that `sample` needs."""
         return {part: state[part] for part in ("generator", "ema") if part in state}
 
-    def latents(self, purpose: str, update: int) -> Tensor:
-        """Fresh z: (m, local n, latent size)."""
-        return latents(self.latent, self.draws, f"latent/{purpose}", update, self.batch_size)
-
-    def generate(self, state: State, z: Tensor, purpose: str, update: int) -> Tensor:
-        """G(z): (m, local n, c, h, w)."""
-        with self.processes.autocast():
-            images: Tensor = self.pair.generator(state["generator"], z, self._context(f"{purpose}/G", update, 1))
-        return images.to(self.processes.dtype)
-
-    def scores(self, state: State, batches: Sequence[Tensor], purpose: str, update: int) -> Sequence[Tensor]:
-        """D's scores of each batch, over all processes: (m, n) each. The batches go through D side by side."""
-        x = torch.cat(list(batches), 1) if len(batches) > 1 else batches[0]
-        with self.processes.autocast():
-            a = self.pair.discriminator(state["discriminator"], x, self._context(f"{purpose}/D", update, len(batches)))
-        a = a.to(self.processes.dtype)
-        return [self.processes.gather(part) for part in a.chunk(len(batches), 1)]
-
-    def descend(self, role: str, loss: Tensor, state: State, update: int, iteration: int) -> None:
-        """One update of a player's parameters, in place, down the losses (m,) of the members."""
-        self.update(role, self.gradients(role, loss, state), state, update, iteration)
-
-    def gradients(self, role: str, loss: Tensor, state: State, *, keep_graph: bool = False) -> list[Tensor]:
-        """Gradients of the members' losses (m,) with respect to a player's parameters, over all processes."""
-        # Members do not share parameters, so the gradient of the sum holds each member's own.
-        trained = list(self.trained(role, state).values())
-        return self.processes.sum_gradients(torch.autograd.grad(loss.sum(), trained, retain_graph=keep_graph))
-
-    def update(self, role: str, gradients: Sequence[Tensor], state: State, update: int, iteration: int) -> None:
-        """Apply gradients to a player's parameters, in place."""
-        epoch = iteration * self.images_per_step // self.training_images
-        trained, slots = self.trained(role, state), state[f"{role}_optimizer"]
-        self.optimizers[role].step(trained, gradients, slots, update=update, epoch=epoch)
-
-    def trained(self, role: str, state: State) -> Parameters:
-        """The tensors of a player that gradients train."""
-        buffers = getattr(self.pair, role).buffers
-        return {name: tensor for name, tensor in state[role].items() if name not in buffers}
-
-    def _context(self, purpose: str, update: int, batches: int) -> Context:
-        return Context(
-            self.draws,
-            purpose,
-            update,
-            self.batch_size,
-            batches=batches,
-            sum_over_processes=self.processes.sum_differentiably,
-        )
-
     @torch.no_grad()
     def _average(self, state: State, decay: float) -> None:
         for name, tensor in state["generator"].items():
-            if name in self.pair.generator.buffers:
+            if name in self.game.pair.generator.buffers:
                 state["ema"][name].copy_(tensor)
             else:
                 state["ema"][name].lerp_(tensor, 1 - decay)
-
-
-def latents(settings: LatentSettings, draws: Draws, purpose: str, step: int, n: int) -> Tensor:
-    """Latents of zero mean and unit variance: (m, n, size)."""
-    if settings.distribution == "normal":
-        return draws.normal(purpose, step, n, settings.size)
-    return (2 * draws.uniform(purpose, step, n, settings.size) - 1) * math.sqrt(3)
-
-
-def optimizer(experiment: Experiment, role: str) -> OptimizerSettings:
-    """The resolved optimizer settings of a player."""
-    settings: OptimizerSettings | None = getattr(experiment, role).optimizer
-    assert settings is not None, "the plan fills in each player's optimizer"
-    return settings

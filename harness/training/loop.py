@@ -36,7 +36,7 @@ class Method(Protocol):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The keys of the state."""
+        """The keys of the state that are always there."""
 
     def init(self) -> State:
         """The state before the first iteration: tensors with the members axis, by part."""
@@ -120,11 +120,11 @@ def train(
             raise Preempted(
                 f"stopped after iteration {iteration} of {schedule.iterations}; run the same command to go on."
             )
-        if schedule.snapshot_every and iteration % schedule.snapshot_every == 0 and iteration < schedule.iterations:
-            history.fold()
-            snapshot(iteration, state, [at is None for at in history.diverged_at])
-        if is_block:
+        is_snapshot = bool(schedule.snapshot_every) and iteration % (schedule.snapshot_every or 1) == 0
+        if is_block or is_snapshot:
             report(iteration, history.fold())
+        if is_snapshot and iteration < schedule.iterations:
+            snapshot(iteration, state, [at is None for at in history.diverged_at])
         due = schedule.checkpoint_every and iteration % schedule.checkpoint_every == 0
         if due or (is_block and time.monotonic() - saved_at > schedule.checkpoint_seconds):
             save()
@@ -193,7 +193,7 @@ def _begin(method: Method, feed_from: Callable[[int], Feed], processes: Processe
         state = method.init()
         facts = {"seconds": 0.0, "flops_per_step": _flops(method, state, feed_from(0))}
         return Checkpoint(0, state, torch.empty(0), facts)
-    loaded = {part: found.state.get(part, {}) for part in method.parts}
+    loaded: State = dict.fromkeys(method.parts, {}) | found.state  # a part without tensors is not in the file
     # Copied, because tensors inside a file's bytes are not aligned, and matrix kernels round by alignment.
     state = {part: {k: t.to(processes.device, copy=True) for k, t in ts.items()} for part, ts in loaded.items()}
     return Checkpoint(found.iteration, state, found.history, found.facts)

@@ -7,47 +7,45 @@ generator update. Every tensor carries the members axis first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from harness.training.gan import Gan, State
+from harness.training.game import Game, State
 
 Row = Tensor
 COLUMNS = ("discriminator_loss", "generator_loss", "d_real", "d_fake")
 
 
-def alternating(gan: Gan, state: State, batches: Sequence[Tensor], iteration: int) -> Row:
+def alternating(game: Game, state: State, batches: Sequence[Tensor], iteration: int) -> Row:
     """k updates of D, each on fresh noise and data, then one of G on fresh noise."""
     for j, x in enumerate(batches):
-        update = iteration * gan.k + j
+        update = iteration * game.k + j
         with torch.no_grad():
-            fake = gan.generate(state, gan.latents("discriminator", update), "discriminator", update)
-        a_real, a_fake = gan.scores(state, (x, fake), "discriminator", update)
-        loss_d = gan.loss.discriminator(a_real, a_fake)
-        gan.descend("discriminator", loss_d * gan.discriminator_loss_weight, state, update, iteration)
+            fake = game.generate(state, game.latents("discriminator", update), "discriminator", update)
+        a_real, a_fake = game.scores(state, (x, fake), "discriminator", update)
+        loss_d = game.loss.discriminator(a_real, a_fake)
+        game.descend("discriminator", loss_d * game.discriminator_loss_weight, state, update, iteration)
 
-    fake = gan.generate(state, gan.latents("generator", iteration), "generator", iteration)
-    (a,) = gan.scores(state, (fake,), "generator", iteration)
-    loss_g = gan.loss.generator(a)
-    gan.descend("generator", loss_g, state, iteration, iteration)
+    fake = game.generate(state, game.latents("generator", iteration), "generator", iteration)
+    (a,) = game.scores(state, (fake,), "generator", iteration)
+    loss_g = game.loss.generator(a)
+    game.descend("generator", loss_g, state, iteration, iteration)
     return row(loss_d, loss_g, a_real, a_fake)
 
 
-def simultaneous(gan: Gan, state: State, batches: Sequence[Tensor], iteration: int) -> Row:
+def simultaneous(game: Game, state: State, batches: Sequence[Tensor], iteration: int) -> Row:
     """One update of D and one of G, from one minibatch and one forward pass: what the authors' code did (k = 1)."""
     (x,) = batches
-    fake = gan.generate(state, gan.latents("both", iteration), "both", iteration)
-    (a_real,) = gan.scores(state, (x,), "both/real", iteration)
-    (a_fake,) = gan.scores(state, (fake,), "both/fake", iteration)
-    loss_d = gan.loss.discriminator(a_real, a_fake)
-    loss_g = gan.loss.generator(a_fake)
-    slopes_d = gan.gradients("discriminator", loss_d * gan.discriminator_loss_weight, state, keep_graph=True)
-    slopes_g = gan.gradients("generator", loss_g, state)
-    gan.update("discriminator", slopes_d, state, iteration, iteration)
-    gan.update("generator", slopes_g, state, iteration, iteration)
+    fake = game.generate(state, game.latents("both", iteration), "both", iteration)
+    (a_real,) = game.scores(state, (x,), "both/real", iteration)
+    (a_fake,) = game.scores(state, (fake,), "both/fake", iteration)
+    loss_d = game.loss.discriminator(a_real, a_fake)
+    loss_g = game.loss.generator(a_fake)
+    slopes_d = game.gradients("discriminator", loss_d * game.discriminator_loss_weight, state, keep_graph=True)
+    slopes_g = game.gradients("generator", loss_g, state)
+    game.update("discriminator", slopes_d, state, iteration, iteration)
+    game.update("generator", slopes_g, state, iteration, iteration)
     return row(loss_d, loss_g, a_real, a_fake)
 
 

@@ -108,17 +108,16 @@ def test_a_finished_stack_is_not_trained_again(gan_of: Callable[..., Gan], run: 
     second = run(gan_of({}), report=lambda iteration, rows: reported.append(iteration))
     assert reported == []
     assert_same_bits(first.state, second.state)
-    assert second.history.equal(first.history) and second.seconds >= first.seconds
+    assert second.history.equal(first.history)
 
 
-@pytest.mark.parametrize("snapshot_every", [7, 25, 50])
-def test_every_report_brings_the_rows_since_the_one_before(
-    snapshot_every: int, gan_of: Callable[..., Gan], run: Run
-) -> None:
+@pytest.mark.parametrize("snapshot_every", [None, 7, 25, 50])
+def test_every_report_brings_the_newest_row(snapshot_every: int | None, gan_of: Callable[..., Gan], run: Run) -> None:
     heard: dict[int, Tensor] = {}
     trained = run(gan_of({}, {"seed": 1}), snapshot_every=snapshot_every, report=heard.__setitem__)
-    assert list(heard) == [50, 60]
-    assert torch.cat(list(heard.values())).equal(trained.history)
+    assert {iteration: rows[-1].tolist() for iteration, rows in heard.items()} == {
+        iteration: trained.history[iteration - 1].tolist() for iteration in (50, 60)
+    }
 
 
 def test_snapshots_come_at_their_iterations_and_show_the_state_of_that_moment(
@@ -144,7 +143,7 @@ def test_a_stack_counts_its_floating_point_operations(gan_of: Callable[..., Gan]
 
 
 def diverging(*seeds: int) -> list[dict[str, Any]]:
-    """Members whose weights overflow within an iteration or two, beside sound ones for negative seeds."""
+    """Members whose weights overflow in the first iteration, beside sound ones for negative seeds."""
     wild = {"optimizer": {"name": "SGD", "lr": 1e200}}
     return [{"seed": abs(seed), **({} if seed < 0 else wild)} for seed in seeds]
 
@@ -152,7 +151,7 @@ def diverging(*seeds: int) -> list[dict[str, Any]]:
 def test_a_diverged_member_is_found_and_the_others_go_on_as_if_alone(gan_of: Callable[..., Gan], run: Run) -> None:
     trained = run(gan_of(*diverging(-1, 2, -3)), "together")
     assert trained.diverged_at[0] is None and trained.diverged_at[2] is None
-    assert trained.diverged_at[1] is not None and 1 < trained.diverged_at[1] < 10
+    assert trained.diverged_at[1] == 1
     alone = run(gan_of({"seed": 3}), "alone")
     for name, tensor in alone.state["generator"].items():
         torch.testing.assert_close(trained.state["generator"][name][2:], tensor, rtol=1e-9, atol=1e-9)

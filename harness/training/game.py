@@ -1,0 +1,135 @@
+"""The two players of a stack: what Algorithm 1 is written in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.draws import Draws
+from harness.errors import InputError
+from harness.experiment import Experiment, LatentSettings, OptimizerSettings
+from harness.layers import Context, Parameters
+from harness.models import ImageStatistics, Pair, build
+from harness.objectives.losses import StackedLoss
+from harness.training.optimizers import StackedOptimizer
+from harness.training.processes import Processes
+
+State = dict[str, Parameters]
+"""Tensors with the members axis, by part: generator, discriminator, their optimizers, ema."""
+
+ROLES = ("generator", "discriminator")
+
+
+@dataclass(frozen=True)
+class Game:
+    """A stack of pairs, their losses and optimizers. Members share what shapes the computation, nothing else."""
+
+    pair: Pair
+    optimizers: dict[str, StackedOptimizer]
+    loss: StackedLoss
+    discriminator_loss_weight: float | Tensor
+    latent: LatentSettings
+    batch_size: int
+    k: int
+    training_images: int
+    processes: Processes
+    draws: Draws
+
+    @classmethod
+    def of(
+        cls, members: Sequence[Experiment], images: ImageStatistics, *, training_images: int, processes: Processes
+    ) -> Game:
+        """The stack of these resolved experiments, which agree on everything that shapes the computation."""
+        shared = members[0]
+        if shared.batch_size % processes.count:
+            raise InputError(f"batch_size = {shared.batch_size} does not divide by the {processes.count} processes.")
+        weights = [member.discriminator_loss_weight for member in members]
+        return cls(
+            pair=build(shared, images),
+            optimizers={role: StackedOptimizer.of([optimizer(member, role) for member in members]) for role in ROLES},
+            loss=StackedLoss.of([member.loss for member in members]),
+            discriminator_loss_weight=(
+                weights[0]
+                if len(set(weights)) == 1
+                else torch.tensor(weights, dtype=processes.dtype, device=processes.device)
+            ),
+            latent=shared.latent,
+            batch_size=shared.batch_size,
+            k=shared.k,
+            training_images=training_images,
+            processes=processes,
+            draws=Draws(
+                [member.seed for member in members],
+                device=processes.device,
+                dtype=processes.dtype,
+                rank=processes.rank,
+                processes=processes.count,
+            ),
+        )
+
+    def latents(self, purpose: str, update: int) -> Tensor:
+        """Fresh z: (m, local n, latent size)."""
+        return latents(self.latent, self.draws, f"latent/{purpose}", update, self.batch_size)
+
+    def generate(self, state: State, z: Tensor, purpose: str, update: int) -> Tensor:
+        """G(z): (m, local n, c, h, w)."""
+        with self.processes.autocast():
+            images: Tensor = self.pair.generator(state["generator"], z, self._context(f"{purpose}/G", update, 1))
+        return images.to(self.processes.dtype)
+
+    def scores(self, state: State, batches: Sequence[Tensor], purpose: str, update: int) -> Sequence[Tensor]:
+        """D's scores of each batch, over all processes: (m, n) each. The batches go through D side by side."""
+        x = torch.cat(list(batches), 1) if len(batches) > 1 else batches[0]
+        with self.processes.autocast():
+            a = self.pair.discriminator(state["discriminator"], x, self._context(f"{purpose}/D", update, len(batches)))
+        a = a.to(self.processes.dtype)
+        return [self.processes.gather(part) for part in a.chunk(len(batches), 1)]
+
+    def descend(self, role: str, loss: Tensor, state: State, update: int, iteration: int) -> None:
+        """One update of a player's parameters, in place, down the losses (m,) of the members."""
+        self.update(role, self.gradients(role, loss, state), state, update, iteration)
+
+    def gradients(self, role: str, loss: Tensor, state: State, *, keep_graph: bool = False) -> list[Tensor]:
+        """Gradients of the members' losses (m,) with respect to a player's parameters, over all processes."""
+        # Members do not share parameters, so the gradient of the sum holds each member's own.
+        trained = list(self.trained(role, state).values())
+        return self.processes.sum_gradients(torch.autograd.grad(loss.sum(), trained, retain_graph=keep_graph))
+
+    def update(self, role: str, gradients: Sequence[Tensor], state: State, update: int, iteration: int) -> None:
+        """Apply gradients to a player's parameters, in place."""
+        epoch = iteration * self.k * self.batch_size // self.training_images
+        trained, slots = self.trained(role, state), state[f"{role}_optimizer"]
+        self.optimizers[role].step(trained, gradients, slots, update=update, epoch=epoch)
+
+    def trained(self, role: str, state: State) -> Parameters:
+        """The tensors of a player that gradients train."""
+        buffers = getattr(self.pair, role).buffers
+        return {name: tensor for name, tensor in state[role].items() if name not in buffers}
+
+    def _context(self, purpose: str, update: int, batches: int) -> Context:
+        return Context(
+            self.draws,
+            purpose,
+            update,
+            self.batch_size,
+            batches=batches,
+            sum_over_processes=self.processes.sum_differentiably,
+        )
+
+
+def latents(settings: LatentSettings, draws: Draws, purpose: str, step: int, n: int) -> Tensor:
+    """Latents of zero mean and unit variance: (m, n, size)."""
+    if settings.distribution == "normal":
+        return draws.normal(purpose, step, n, settings.size)
+    return (2 * draws.uniform(purpose, step, n, settings.size) - 1) * math.sqrt(3)
+
+
+def optimizer(experiment: Experiment, role: str) -> OptimizerSettings:
+    """The resolved optimizer settings of a player."""
+    settings: OptimizerSettings | None = getattr(experiment, role).optimizer
+    assert settings is not None, "the plan fills in each player's optimizer"
+    return settings

@@ -102,16 +102,20 @@ def train(
     feed = feed_from(iteration)
     begin(iteration)
     started = saved_at = time.monotonic()
+    saved = iteration
 
     def seconds() -> float:
         return float(begun.facts["seconds"]) + time.monotonic() - started
 
     def save() -> None:
-        if processes.is_main:
+        nonlocal saved, saved_at
+        if processes.is_main and iteration > saved:
             facts = begun.facts | {"seconds": seconds()}
             checkpoint.write(schedule.folder, Checkpoint(iteration, state, history.rows(), facts))
+        saved, saved_at = iteration, time.monotonic()
 
-    while iteration < schedule.iterations and not history.all_diverged:
+    # Divergence ends a stack between two blocks alone, so that it ends at the same place whenever it was interrupted.
+    while iteration < schedule.iterations and not (iteration % _BLOCK == 0 and history.all_diverged):
         history.add(method.step(state, feed.batch(iteration), iteration))
         iteration += 1
         is_block = iteration % _BLOCK == 0 or iteration == schedule.iterations
@@ -128,7 +132,6 @@ def train(
         due = schedule.checkpoint_every and iteration % schedule.checkpoint_every == 0
         if due or (is_block and time.monotonic() - saved_at > schedule.checkpoint_seconds):
             save()
-            saved_at = time.monotonic()
     save()
     diverged_at = history.diverged_with(method.sampler(state))
     return Trained(state, history.rows(), diverged_at, seconds(), begun.facts["flops_per_step"])

@@ -123,7 +123,7 @@ def run(
     if dry_run:
         from harness.plan import render_plan
 
-        click.echo(render_plan(planned, form))
+        say(render_plan(planned, form))
         return
 
     from harness.runner import Options, run_grid
@@ -133,8 +133,7 @@ def run(
     options = Options(out, images_on=images_on, trackers=trackers)
     with stop_signals() as stop, progress_bar(show=is_main()) as progress:
         folder = run_grid(planned, options, stop=stop, watcher=ProgressWatcher(planned, progress))
-    if is_main():
-        click.echo(str(folder.path))
+    say(str(folder.path))
 
 
 @main.command(
@@ -171,9 +170,9 @@ def evaluate(
 
     if samples is not None and dataset is not None:
         record = commands.evaluate_file(samples, dataset, metrics=metrics, count=samples_count, data=data)
-        click.echo(commands.render_record(record, form))
+        say(commands.render_record(record, form))
     elif path is not None:
-        click.echo(commands.evaluate_path(path, metrics=metrics, count=samples_count, data=data, form=form))
+        say(commands.evaluate_path(path, metrics=metrics, count=samples_count, data=data, form=form))
 
 
 @main.command(
@@ -300,6 +299,12 @@ def bench(name: str, form: str) -> None:
 def is_main() -> bool:
     """Whether this is the only process of its job, or the first."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print a result, once for all processes of a job."""
+    if is_main():
+        click.echo(text)
 
 
 def entry(arguments: Sequence[str] | None = None) -> None:

@@ -77,16 +77,18 @@ def evaluate(samples: Images, data: ImageSet, metrics: Sequence[str], processes:
 
 def evaluate_run(run: RunFolder, data: ImageSet, request: Request, processes: Processes) -> dict[str, Any]:
     """Evaluate a finished run's last snapshot and write evaluation.json; what is up to date is read instead."""
-    known = run.evaluation()
-    if known is not None and known["samples"].get("requested") == list(request.metrics) + [request.samples]:
-        return known
+    asked = [*request.metrics, request.samples]
+    # The main process decides for all, since it alone writes the file that the others would look at.
+    known = processes.from_main(run.evaluation() if processes.is_main else None)
+    if known is not None and known["samples"].get("requested") == asked:
+        return dict(known)
     sampler = sampling.load(run, processes)
     experiment = sampler.experiment
     if experiment.data_hash != data.content_hash:
         raise InputError(f"{run.path} was trained on other data than this {data.name}: the content hashes differ.")
     record = evaluate(sampler.sample(request.samples), data, request.metrics, processes)
     record["samples"] |= {
-        "requested": list(request.metrics) + [request.samples],
+        "requested": asked,
         "iteration": sampler.iteration,
         "source": sampler.source,
         "batch_norm": "running moments",

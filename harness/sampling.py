@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from harness import models
 from harness.errors import InputError
 from harness.experiment import Experiment, validate
 from harness.methods import method
@@ -52,6 +53,10 @@ def load(run: RunFolder, processes: Processes, *, iteration: int | None = None) 
     provenance = run.provenance()
     if provenance is None or provenance["outcome"] != "complete":
         raise InputError(f"{run.path} is {run.status()}, not complete; there is nothing to sample from.")
+    if models.family(experiment.model).source_hash != experiment.model_hash:
+        raise InputError(
+            f"{run.path}: the source of model {experiment.model!r} has changed since training; restore it."
+        )
     path = _snapshot(run, iteration)
     shape = provenance["image_shape"]
     try:

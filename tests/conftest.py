@@ -87,7 +87,7 @@ def gan_of(
 @pytest.fixture(scope="session")
 def order_of(digits: ImageSet) -> Callable[[Gan], Order]:
     """Makes the order in which a stack sees the digits."""
-    return lambda gan: Order(gan.draws, size=len(digits.train), batch_size=gan.batch_size, batches=gan.k)
+    return lambda gan: Order(gan.draws, size=len(digits.train), batch_size=gan.game.batch_size, batches=gan.game.k)
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +95,7 @@ def train_for(digits: ImageSet, order_of: Callable[[Gan], Order]) -> Callable[..
     """Trains a stack for some iterations and gives its state."""
 
     def trained(gan: Gan, iterations: int) -> dict[str, dict[str, torch.Tensor]]:
-        feed = TrainingImages(digits.train, gan.processes).feed(order_of(gan), first=0, steps=iterations)
+        feed = TrainingImages(digits.train, gan.game.processes).feed(order_of(gan), first=0, steps=iterations)
         state = gan.init()
         for iteration in range(iterations):
             gan.step(state, feed.batch(iteration), iteration)

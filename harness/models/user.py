@@ -46,7 +46,7 @@ def user_family(name: str) -> Family:
     except Exception as error:
         raise InputError(
             f"model {name!r}: {module_name}.py cannot be imported ({type(error).__name__}: {error}); "
-            "put it beside the grid file or on PYTHONPATH."
+            "put it on PYTHONPATH, or for training beside the grid file."
         ) from error
     build = getattr(module, function_name, None)
     if not callable(build):

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from harness import images, plan
+from harness.draws import Draws
 from harness.experiment import Experiment, validate
 from harness.grid import load_grid
 from harness.images import ImageSet
 from harness.layers import Context
 from harness.models import ImageStatistics
-from harness.training.feed import Order, TrainingImages, mean_image
+from harness.training.feed import Feed, Order, TrainingImages, mean_image
+from harness.training.game import State
 from harness.training.gan import Gan
 from harness.training.processes import Processes
 
@@ -85,18 +85,23 @@ def gan_of(
 
 
 @pytest.fixture(scope="session")
-def order_of(digits: ImageSet) -> Callable[[Gan], Order]:
-    """Makes the order in which a stack sees the digits."""
-    return lambda gan: Order(gan.draws, size=len(digits.train), batch_size=gan.game.batch_size, batches=gan.game.k)
+def feed_of(digits: ImageSet) -> Callable[..., Feed]:
+    """Makes the feed of digits to a stack, from an iteration on."""
+
+    def feed(gan: Gan, iterations: int, *, first: int = 0) -> Feed:
+        game = gan.game
+        order = Order(game.draws, size=len(digits.train), batch_size=game.batch_size, batches=game.k)
+        return TrainingImages(digits.train, game.processes).feed(order, first=first, steps=iterations)
+
+    return feed
 
 
 @pytest.fixture(scope="session")
-def train_for(digits: ImageSet, order_of: Callable[[Gan], Order]) -> Callable[..., dict[str, dict[str, torch.Tensor]]]:
+def train_for(feed_of: Callable[..., Feed]) -> Callable[[Gan, int], State]:
     """Trains a stack for some iterations and gives its state."""
 
-    def trained(gan: Gan, iterations: int) -> dict[str, dict[str, torch.Tensor]]:
-        feed = TrainingImages(digits.train, gan.game.processes).feed(order_of(gan), first=0, steps=iterations)
-        state = gan.init()
+    def trained(gan: Gan, iterations: int) -> State:
+        feed, state = feed_of(gan, iterations), gan.init()
         for iteration in range(iterations):
             gan.step(state, feed.batch(iteration), iteration)
         return state
@@ -119,14 +124,8 @@ def planned(tmp_path: Path) -> Callable[..., plan.Plan]:
 @pytest.fixture(scope="session")
 def context_of() -> Callable[..., Context]:
     """Makes the context of a forward pass for members with some seeds."""
-    from harness.draws import Draws
 
     def context(seeds: tuple[int, ...] = (0,), *, rows: int = 6, **settings: Any) -> Context:
         return Context(Draws(seeds), "test", 3, rows, **settings)
 
     return context
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(2014)

@@ -69,7 +69,11 @@ def _pair(name: str, build: Build, experiment: Experiment, images: ImageStatisti
             discriminator=experiment.discriminator.model,
         )
 
-    _check(name, modules(), experiment.latent.size, images.shape)
+    try:
+        example = modules()
+    except Exception as error:
+        raise InputError(f"model {name!r} cannot be built: {type(error).__name__}: {error}.") from error
+    _check(name, example, experiment.latent.size, images.shape)
     return Pair(UserNetwork(lambda: modules()[0]), UserNetwork(lambda: modules()[1]))
 
 
@@ -82,7 +86,7 @@ def _check(name: str, modules: Any, latent_size: int, shape: tuple[int, int, int
             fake = generator(torch.zeros(2, latent_size))
             score = discriminator(torch.zeros(2, *shape))
     except Exception as error:
-        raise InputError(f"model {name!r} fails on a batch of two: {type(error).__name__}: {error}") from error
+        raise InputError(f"model {name!r} fails on a batch of two: {type(error).__name__}: {error}.") from error
     if fake.shape != (2, *shape):
         raise InputError(f"model {name!r}: the generator gives {tuple(fake.shape)} for two latents, not {(2, *shape)}.")
     if score.shape not in ((2,), (2, 1)):

@@ -6,7 +6,10 @@ tensors with the members axis, {"<slot>/<parameter>": (m, ...)}; the number of u
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +34,7 @@ STACKABLE: dict[str, dict[str, Any]] = {
 }
 # Elementwise classes of torch.optim beside them; others would mix the members of a stack.
 OTHERS = ("ASGD", "Adadelta", "Adagrad", "AdamW", "Adamax", "NAdam", "RAdam", "Rprop")
-_NOT_SETTINGS = {"foreach", "fused", "capturable", "differentiable", "maximize", "params", "lr"}
+_NOT_SETTINGS = {"params", "lr", "lr_decay", "foreach", "fused", "capturable", "differentiable", "maximize"}
 
 
 def resolved(settings: OptimizerSettings, *, where: str) -> OptimizerSettings:
@@ -44,14 +47,17 @@ def resolved(settings: OptimizerSettings, *, where: str) -> OptimizerSettings:
         raise UnknownName("optimizer", name, (*STACKABLE, *OTHERS), where)
     if settings.lr is None:
         raise InputError(f"{where}: the key 'lr' is missing; add it.")
-    arguments = STACKABLE.get(name, {}) | settings.arguments
-    for key in settings.arguments:
-        known = STACKABLE.get(name) or set(torch.optim.__dict__[name].__init__.__code__.co_varnames[2:])
-        if key not in known or key in _NOT_SETTINGS:
-            raise UnknownName(f"{name} setting", key, set(known) - _NOT_SETTINGS, where)
+    defaults = _defaults(name)
+    for key, value in settings.arguments.items():
+        if key not in defaults:
+            raise UnknownName(f"{name} setting", key, defaults, where)
+        if not _is_like(value, defaults[key]):
+            raise InputError(f"{where}: {key} = {json.dumps(value)} should be like {json.dumps(defaults[key])}.")
+    given = {key: _as(defaults[key], value) for key, value in settings.arguments.items()}
+    arguments = defaults | given
     try:
         torch.optim.__dict__[name]([torch.zeros(1)], lr=settings.lr, **arguments)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{where}: torch.optim.{name} refuses its settings: {error}.") from None
     if settings.momentum_ramp is not None and "momentum" not in arguments:
         raise InputError(f"{where}: momentum_ramp needs an optimizer with momentum, not {name}.")
@@ -65,6 +71,36 @@ def resolved(settings: OptimizerSettings, *, where: str) -> OptimizerSettings:
     )
 
 
+def _defaults(name: str) -> dict[str, Any]:
+    """The settings of an optimizer beside its learning rate, and their defaults as plain data."""
+    if name in STACKABLE:
+        return STACKABLE[name]
+    parameters = inspect.signature(torch.optim.__dict__[name]).parameters
+    return {key: _plain(parameter.default) for key, parameter in parameters.items() if key not in _NOT_SETTINGS}
+
+
+def _plain(default: Any) -> Any:
+    if isinstance(default, tuple):
+        return [_plain(part) for part in default]
+    return default if isinstance(default, bool) else float(default)
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value has the kind of its default: a switch, a finite number, or as many of them."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, list):
+        return isinstance(value, list) and len(value) == len(default) and all(map(_is_like, value, default))
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _as(default: Any, value: Any) -> Any:
+    """The value in its default's type, so that 0 and 0.0 are one setting."""
+    if isinstance(default, list):
+        return [_as(inner, part) for inner, part in zip(default, value, strict=True)]
+    return value if isinstance(default, bool) else float(value)
+
+
 @dataclass(frozen=True)
 class Group:
     """Neighbouring members that share all settings."""
@@ -75,7 +111,7 @@ class Group:
     def lr(self, update: int) -> float:
         """The learning rate of update number `update`, counted from 0."""
         assert self.settings.lr is not None
-        lr: float = self.settings.lr / (self.settings.lr_decay or 1.0) ** update
+        lr: float = self.settings.lr * (self.settings.lr_decay or 1.0) ** -update
         return max(lr, self.settings.min_lr or 0.0)
 
     def arguments(self, epoch: int) -> dict[str, Any]:

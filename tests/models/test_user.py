@@ -25,8 +25,8 @@ from torch import nn
 def build(latent_size, image_shape, generator, discriminator):
     pixels = math.prod(image_shape)
     width = generator.get("width", 6)
-    g = nn.Sequential(nn.Linear(latent_size, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, pixels),
-                      nn.Sigmoid(), nn.Unflatten(1, image_shape))
+    hidden = nn.Linear(latent_size, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()
+    g = nn.Sequential(*hidden, nn.Linear(width, pixels), nn.Sigmoid(), nn.Unflatten(1, image_shape))
     d = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(pixels, 1))
     return g, d
 """
@@ -40,7 +40,7 @@ BAD = {
     "def build(*a, **k): raise KeyError('width')": "width",
     "def build(*a, **k): return None": "must give (generator, discriminator), two torch.nn.Modules",
     "from torch import nn\ndef build(*a, **k): return nn.Identity(), nn.Linear(3, 1)": "fails on a batch of two",
-    "from torch import nn\ndef build(*a, **k): return nn.Identity(), nn.Flatten()": "the generator gives (2, 5) for two",
+    "from torch import nn\ndef build(*a, **k): return nn.Identity(), nn.Flatten()": "the generator gives (2, 5)",
     GOOD.replace("Linear(pixels, 1)", "Linear(pixels, 2)"): "the discriminator gives (2, 2) for two",
     "from torch import nn\nclass Two(nn.Module):\n  def forward(self, z): return z, z\n"
     "def build(*a, **k): return Two(), nn.Flatten()": "the generator gives",

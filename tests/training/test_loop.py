@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from harness.errors import Preempted
-from harness.images import ImageSet
 from harness.training import checkpoint
-from harness.training.feed import Feed, Order, TrainingImages
+from harness.training.feed import Feed
 from harness.training.gan import Gan
 from harness.training.loop import History, Schedule, State, Trained, train
 
@@ -37,12 +36,11 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def run(digits: ImageSet, order_of: Callable[[Gan], Order], tmp_path: Path) -> Run:
+def run(feed_of: Callable[..., Feed], tmp_path: Path) -> Run:
     """Trains a stack in a folder, through the loop."""
 
     def started(gan: Gan, folder: str = "run", *, stop_at: int | None = None, **heard: Any) -> Trained:
         iterations = 60
-        images = TrainingImages(digits.train, gan.game.processes)
         taken = 0
 
         def stop() -> bool:
@@ -51,7 +49,7 @@ def run(digits: ImageSet, order_of: Callable[[Gan], Order], tmp_path: Path) -> R
             return taken == stop_at
 
         def feed_from(first: int) -> Feed:
-            return images.feed(order_of(gan), first=first, steps=iterations)
+            return feed_of(gan, iterations, first=first)
 
         schedule = {"checkpoint_every": None, "snapshot_every": None}
         settings = {key: heard.pop(key, default) for key, default in schedule.items()}

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from harness.training.checkpoint import Checkpoint, flatten, latest, nested, write
+
+
+def checkpoint(iteration: int) -> Checkpoint:
+    numbers = torch.Generator().manual_seed(iteration)
+    state = {
+        "generator": {"hidden0.weight": torch.randn(2, 3, 4, generator=numbers), "steps": torch.tensor([iteration, 7])},
+        "optimizer": {"momentum/w": torch.randn(2, 5, generator=numbers, dtype=torch.float64)},
+    }
+    history = torch.randn(iteration, 4, 2, generator=numbers)
+    history[0, 0, 0] = torch.nan
+    return Checkpoint(iteration, state, history, {"seconds": 0.1 + iteration, "flops_per_step": 10**12})
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+def assert_is(found: Checkpoint | None, iteration: int) -> None:
+    expected = checkpoint(iteration)
+    assert found is not None and found.iteration == iteration and found.facts == expected.facts
+    one, other = flatten(found.state), flatten(expected.state)
+    assert one.keys() == other.keys()
+    assert all(one[name].dtype == other[name].dtype and one[name].equal(other[name]) for name in other)
+    torch.testing.assert_close(found.history, expected.history, rtol=0, atol=0, equal_nan=True)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+class Trap:
+    """Leaves a file behind where a pickle of it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
+    write(tmp_path, checkpoint(3))
+    assert_is(latest(tmp_path), 3)
+
+
+def test_a_folder_without_checkpoints_has_none(tmp_path: Path) -> None:
+    assert latest(tmp_path / "absent") is None
+    (tmp_path / "progress.json").write_text("{}")
+    (tmp_path / ".checkpoint-0000000003-0123456789abcdef.safetensors.1.tmp").write_bytes(b"half")
+    assert latest(tmp_path) is None
+
+
+def test_the_two_newest_are_kept(tmp_path: Path) -> None:
+    for iteration in (1, 9, 10, 200):
+        write(tmp_path, checkpoint(iteration))
+    assert len(files(tmp_path)) == 2
+    assert_is(latest(tmp_path), 200)
+    files(tmp_path)[1].unlink()
+    assert_is(latest(tmp_path), 10)
+
+
+@pytest.mark.parametrize("damage", [truncated, emptied, flipped])
+def test_a_damaged_newest_is_passed_over_with_a_warning(
+    damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for iteration in (3, 8):
+        write(tmp_path, checkpoint(iteration))
+    newest = files(tmp_path)[1]
+    damage(newest)
+    with caplog.at_level(logging.WARNING):
+        assert_is(latest(tmp_path), 3)
+    assert str(newest) in caplog.text and "is damaged" in caplog.text
+
+
+def test_a_new_checkpoint_outlives_damaged_ones_of_later_iterations(tmp_path: Path) -> None:
+    for iteration in (3, 8):
+        write(tmp_path, checkpoint(iteration))
+    for path in files(tmp_path):
+        flipped(path)
+    assert latest(tmp_path) is None
+    write(tmp_path, checkpoint(1))
+    assert_is(latest(tmp_path), 1)
+
+
+@pytest.mark.parametrize("with_its_checksum", [False, True])
+def test_a_pickle_in_a_checkpoints_place_is_not_executed(with_its_checksum: bool, tmp_path: Path) -> None:
+    trap = pickle.dumps(Trap(tmp_path / "mark"))
+    pickle.loads(trap)
+    assert (tmp_path / "mark").exists()
+    (tmp_path / "mark").unlink()
+    checksum = hashlib.sha256(trap).hexdigest()[:16] if with_its_checksum else "0" * 16
+    (tmp_path / f"checkpoint-0000000009-{checksum}.safetensors").write_bytes(trap)
+    if with_its_checksum:
+        with pytest.raises(SafetensorError):
+            latest(tmp_path)
+    else:
+        assert latest(tmp_path) is None
+    assert not (tmp_path / "mark").exists()
+
+
+def test_nesting_undoes_flattening_but_for_names_without_a_part() -> None:
+    state = checkpoint(2).state
+    back = nested(flatten(state) | {"history": torch.zeros(1)})
+    assert back.keys() == state.keys()
+    assert back["optimizer"].keys() == {"momentum/w"}

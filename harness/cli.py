@@ -121,7 +121,7 @@ def run(
     sys.path.insert(0, str(beside))  # so that a user's model beside the grid file is found
     planned = plan(loaded, data_folders(data, beside=beside))
     if dry_run:
-        from harness.plan import render_plan
+        from harness.commands import render_plan
 
         say(render_plan(planned, form))
         return

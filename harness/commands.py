@@ -19,7 +19,7 @@ from harness.grid import EvaluationSettings, shipped_grids
 from harness.methods import METHODS
 from harness.models import FAMILIES
 from harness.objectives.losses import LOSSES
-from harness.plan import data_folders
+from harness.plan import Plan, data_folders, stacks
 from harness.runs import GridFolder, RunFolder
 from harness.training.optimizers import OTHERS, STACKABLE
 from harness.training.processes import Processes
@@ -39,6 +39,18 @@ NAMES: dict[str, Sequence[str]] = {
 def names(kind: str) -> Sequence[str]:
     """The names that a grid file may use for a kind of thing."""
     return NAMES[kind]
+
+
+def render_plan(planned: Plan, form: str) -> str:
+    """The table of a grid's runs: id, stack, axes, seed."""
+    rows = [
+        {"id": run.id, "stack": stack.id, **run.axes, "seed": run.experiment.seed}
+        for stack in stacks(planned.runs, planned.grid.file.run.stack_size)
+        for run in stack.members
+    ]
+    order = {run.id: number for number, run in enumerate(planned.runs)}
+    rows.sort(key=lambda row: order[row["id"]])
+    return format_frame(pd.DataFrame(rows), form, notes=[f"{len(rows)} runs of grid {planned.grid.name}."])
 
 
 def evaluate_file(

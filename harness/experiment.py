@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cached_property
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import InputError, UnknownName
 
@@ -36,6 +35,12 @@ class MomentumRamp(Settings):
     final: Fraction
     start_epoch: Annotated[int, Field(ge=0)] = 1
     end_epoch: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _forwards(self) -> MomentumRamp:
+        if self.end_epoch < self.start_epoch:
+            raise ValueError("should have start_epoch <= end_epoch")
+        return self
 
 
 class OptimizerSettings(Settings):
@@ -108,7 +113,7 @@ class Experiment(Settings):
         value["dataset"] = self.dataset.partition(":")[0]  # where a user's files lie is no part of the experiment
         return value
 
-    @cached_property
+    @property
     def run_id(self) -> str:
         """The first 64 bits of the sha256 of the canonical form, in hexadecimal."""
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -140,20 +145,25 @@ def _explained(error: ValidationError, model: type[BaseModel], where: str) -> In
         return UnknownName("key", place, _keys_beside(model, keys), where)
     if problem["type"] == "missing":
         return InputError(f"{where}: the key {place!r} is missing; add it.")
+    if problem["type"] == "too_short":
+        return InputError(f"{where}: {place} = [] is empty; give it at least one value, or leave it out.")
     return InputError(f"{where}: {place} = {json.dumps(problem['input'])}: {problem['msg'].removeprefix('Input ')}.")
 
 
 def _keys_beside(model: type[BaseModel], keys: list[str]) -> list[str]:
     """The valid dotted keys in the table that holds the last of `keys`."""
-    for depth, key in enumerate(keys[:-1]):
-        field = model.model_fields.get(key)
-        inner = field.annotation if field else None
-        members = [inner, *getattr(inner, "__args__", ())]
-        tables = [kind for kind in members if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not tables:
-            return [".".join([*keys[:depth], name]) for name in model.model_fields]
-        model = tables[0]
-    return [".".join([*keys[:-1], name]) for name in model.model_fields]
+    table: Any = model
+    for key in keys[:-1]:
+        inner = table.model_fields[key].annotation if _is_table(table) else table
+        if _is_table(table) and get_origin(inner) is dict:
+            table = inner  # a table of tables, {name: table}: the next key is a name, and all lead to the same kind
+        else:
+            table = next((kind for kind in (inner, *get_args(inner)) if _is_table(kind)), inner)
+    return [".".join([*keys[:-1], name]) for name in (table.model_fields if _is_table(table) else ())]
+
+
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def without_absent(value: Any) -> Any:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from harness.errors import InputError, UnknownName
 from harness.experiment import Experiment, Settings, validate
 
+_FILLED_IN = ("seed", "schema_version", "data_hash", "model_hash")
 SHIPPED = Path(__file__).parent / "grids"
 
 
@@ -175,7 +176,13 @@ def _override(data: dict[str, Any], override: str) -> None:
     key = key.strip()
     if not equals or not key:
         raise InputError(f"--set {override!r}: give key=value, e.g. --set iterations=100.")
-    if key in data.get("axes", {}):
+    tables = {name: data.get(name, {}) for name in ("axes", "search")}
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise InputError(f"{name} = {table!r} is a value, not a table; write [{name}].")
+    if not all(key.split(".")):
+        raise InputError(f"--set {override!r}: {key!r} has an empty part.")
+    if key in tables["axes"]:
         raise InputError(f"--set {override!r}: {key} is an axis of this grid; use --set 'axes.{key}=[...]'.")
     top, _, rest = key.partition(".")
     if top not in GridFile.model_fields:
@@ -205,15 +212,12 @@ def assign(data: dict[str, Any], keys: Sequence[str], value: Any, *, where: str)
 
 
 def _points(file: GridFile, where: str) -> Iterator[Point]:
-    for name in ("seed", "schema_version", "data_hash", "model_hash"):
-        if name in file.experiment or name in file.axes:
-            hint = "use `seeds = [...]` at the top" if name == "seed" else "the harness fills it in"
-            raise InputError(f"{where}: {name} cannot be set in [experiment] or [axes]; {hint}.")
     searched = list(file.search.points()) if file.search else [{}]
+    _check_exclude(file, where)
     for values in itertools.product(*file.axes.values()):
         chosen = dict(zip(file.axes, values, strict=True))
         axes = {axis: _label(axis, value) for axis, value in chosen.items()}
-        if any(_matches(rule, axes, where) for rule in file.exclude):
+        if any(_matches(rule, axes) for rule in file.exclude):
             continue
         for drawn, seed in itertools.product(searched, file.seeds):
             yield Point(_experiment(file, _settings(chosen) | drawn, seed, where), axes | drawn)
@@ -236,15 +240,26 @@ def _is_bundle(axis: str, value: Any) -> bool:
     return isinstance(value, dict) and "name" in value and axis.partition(".")[0] not in Experiment.model_fields
 
 
-def _matches(rule: Mapping[str, Any], axes: Mapping[str, Any], where: str) -> bool:
-    for key in rule:
-        if key not in axes:
-            raise UnknownName("axis", key, axes, f"{where} [[exclude]]")
+def _check_exclude(file: GridFile, where: str) -> None:
+    for rule in file.exclude:
+        for key, value in rule.items():
+            if key not in file.axes:
+                raise UnknownName("axis", key, file.axes, f"{where} [[exclude]]")
+            labels = [_label(key, choice) for choice in file.axes[key]]
+            if value not in labels:
+                raise InputError(f"{where} [[exclude]]: {key} = {value!r} is no value of that axis: {labels}.")
+
+
+def _matches(rule: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:
     return all(axes[key] == value for key, value in rule.items())
 
 
 def _experiment(file: GridFile, assigned: Mapping[str, Any], seed: int, where: str) -> Experiment:
-    data = json.loads(json.dumps(file.experiment, default=str))
+    data = json.loads(json.dumps(file.experiment))
+    for name in _FILLED_IN:
+        if name in data or name in assigned:
+            hint = "use `seeds = [...]` at the top" if name == "seed" else "the harness fills it in"
+            raise InputError(f"{where}: {name} cannot be set in [experiment], [axes] or [search]; {hint}.")
     for key, value in assigned.items():
         if isinstance(value, dict) and isinstance(data.get(key), dict):
             value = data[key] | value  # a table adds to the shared one

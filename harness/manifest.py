@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from harness.plan import Plan, PlannedRun, Stack, stacks
 from harness.runs import GridFolder
 
 _SHOWN_DIFFERENCES = 5
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -35,6 +37,8 @@ def lock(folder: GridFolder) -> Iterator[None]:
         raise InputError(
             f"another process runs the grid in {folder.path}; wait for it or choose another --out."
         ) from None
+    except OSError as error:  # a file system without locks
+        _log.warning("%s cannot be locked (%s); do not run this grid twice at once", folder.path, error.strerror)
     try:
         yield
     finally:

@@ -11,15 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import torch
 
 from harness import images, models
-from harness.analysis.formats import format_frame
 from harness.errors import HarnessError, InputError
 from harness.experiment import Experiment, without_absent
 from harness.grid import Grid
 from harness.images import ImageSet
 from harness.methods import method
+from harness.models import ImageStatistics
 from harness.objectives.losses import loss
 from harness.training import optimizers
 
@@ -111,13 +111,15 @@ def resolved(experiment: Experiment, data: ImageSet) -> Experiment:
         network = getattr(experiment, role)
         own = without_absent(network.optimizer.model_dump()) if network.optimizer else {}
         # A player with another optimizer than the shared one takes only the learning-rate schedule from it.
-        same = own.get("name", shared.get("name")) == shared.get("name")
+        same = own.get("name", shared.get("name", "Adam")) == shared.get("name", "Adam")
         inherited = shared if same else {key: shared[key] for key in ("lr", "lr_decay", "min_lr") if key in shared}
         settings = type(experiment.optimizer).model_validate_json(json.dumps(inherited | own))
         update[role] = network.model_copy(
             update={"optimizer": optimizers.resolved(settings, where=f"optimizer of the {role}")}
         )
-    return experiment.model_copy(update=update)
+    experiment = experiment.model_copy(update=update)
+    models.build(experiment, ImageStatistics(data.shape, torch.zeros(data.shape)))  # refuses what cannot be built
+    return experiment
 
 
 def stacks(runs: Sequence[PlannedRun], size: int) -> list[Stack]:
@@ -141,16 +143,4 @@ def _shape(experiment: Experiment) -> str:
         name = shared[role]["optimizer"]["name"]
         if name in optimizers.STACKABLE:
             shared[role] = shared[role] | {"optimizer": name}
-    return json.dumps(shared)
-
-
-def render_plan(planned: Plan, form: str) -> str:
-    """The table of a grid's runs: id, stack, axes, seed."""
-    rows = [
-        {"id": run.id, "stack": stack.id, **run.axes, "seed": run.experiment.seed}
-        for stack in stacks(planned.runs, planned.grid.file.run.stack_size)
-        for run in stack.members
-    ]
-    order = {run.id: number for number, run in enumerate(planned.runs)}
-    rows.sort(key=lambda row: order[row["id"]])
-    return format_frame(pd.DataFrame(rows), form, notes=[f"{len(rows)} runs of grid {planned.grid.name}."])
+    return json.dumps(shared, sort_keys=True)

@@ -15,7 +15,7 @@ from harness.grid import load_grid
 from harness.images import ImageSet
 from harness.layers import Context
 from harness.models import ImageStatistics
-from harness.training.feed import Feed, Order, TrainingImages, mean_image
+from harness.training.feed import Feed, Order, Placement, TrainingImages, mean_image
 from harness.training.game import State
 from harness.training.gan import Gan
 from harness.training.processes import Processes
@@ -88,10 +88,11 @@ def gan_of(
 def feed_of(digits: ImageSet) -> Callable[..., Feed]:
     """Makes the feed of digits to a stack, from an iteration on."""
 
-    def feed(gan: Gan, iterations: int, *, first: int = 0) -> Feed:
+    def feed(gan: Gan, iterations: int, *, first: int = 0, placement: Placement = "auto") -> Feed:
         game = gan.game
         order = Order(game.draws, size=len(digits.train), batch_size=game.batch_size, batches=game.k)
-        return TrainingImages(digits.train, game.processes).feed(order, first=first, steps=iterations)
+        images = TrainingImages(digits.train, game.processes, placement=placement)
+        return images.feed(order, first=first, steps=iterations)
 
     return feed
 

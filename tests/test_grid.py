@@ -62,10 +62,10 @@ def test_axes_are_multiplied_in_order_the_last_fastest_and_seeds_innermost(load:
 
 
 def test_dotted_keys_reach_inside_and_leave_the_rest(load: Load) -> None:
-    points = load('[axes]\n"optimizer.lr" = [0.1, 0.2]\n"generator.optimizer.momentum_ramp.final" = [0.7]\n').points
-    assert [lr(point) for point in points] == [0.1, 0.2]
+    points = load('[axes]\n"optimizer.lr" = [0.1, 0.2]\n"generator.optimizer.momentum" = [0.7]\n').points
+    assert [(lr(point), point.experiment.optimizer.name) for point in points] == [(0.1, "SGD"), (0.2, "SGD")]
     own = points[0].experiment.generator.optimizer
-    assert own is None or own.momentum_ramp is not None
+    assert own is not None and own.arguments == {"momentum": 0.7}
 
 
 def test_a_table_as_axis_value_adds_to_the_shared_table(load: Load) -> None:
@@ -75,7 +75,7 @@ def test_a_table_as_axis_value_adds_to_the_shared_table(load: Load) -> None:
 
 def test_a_named_bundle_sets_all_it_holds_and_shows_its_name(load: Load) -> None:
     points = load(
-        '[axes]\nsize = [{name = "small", batch_size = 8, generator = {hidden = [4]}, '
+        '[axes]\nsize = [{name = "small", batch_size = 8, generator = {hidden = [4]}}, '
         '{name = "large", "optimizer.lr" = 0.5}]\nk = [1, 2]\n'
     ).points
     assert [(p.axes["size"], p.axes["k"]) for p in points] == [("small", 1), ("small", 2), ("large", 1), ("large", 2)]

@@ -18,7 +18,8 @@ class Linear:
     """x W + b. (m, n, inputs) to (m, n, outputs).
 
     Weights start uniform on +-weight_range with zero bias; where that is None, weights and bias start uniform on
-    +-1/sqrt(inputs), as torch.nn.Linear does. `output_bias` (outputs,) replaces the initial bias.
+    +-1/sqrt(inputs), as torch.nn.Linear does. `output_bias` (outputs,) replaces the initial bias. Before a
+    normalisation, which takes any bias away again, `bias` is False.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Linear:
     outputs: int
     weight_range: float | None = None
     output_bias: Tensor | None = None
+    bias: bool = True
 
     @property
     def buffers(self) -> tuple[str, ...]:
@@ -35,6 +37,9 @@ class Linear:
         members, dtype, device = len(draws.seeds), draws.dtype, draws.device
         bound = self.weight_range if self.weight_range is not None else 1 / math.sqrt(self.inputs)
         weight = draws.uniform(f"{purpose}/{self.name}.weight", 0, self.inputs, self.outputs)
+        weights = {f"{self.name}.weight": (2 * weight - 1) * bound}
+        if not self.bias:
+            return weights
         if self.output_bias is not None:
             bias = self.output_bias.to(device=device, dtype=dtype).expand(members, self.outputs).clone()
         elif self.weight_range is not None:
@@ -42,11 +47,13 @@ class Linear:
         else:
             drawn = draws.uniform(f"{purpose}/{self.name}.bias", 0, 1, self.outputs)[:, 0]
             bias = (2 * drawn - 1) * bound
-        return {f"{self.name}.weight": (2 * weight - 1) * bound, f"{self.name}.bias": bias}
+        return weights | {f"{self.name}.bias": bias}
 
     def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
-        bias = parameters[f"{self.name}.bias"].unsqueeze(1)
-        return torch.baddbmm(bias, x, parameters[f"{self.name}.weight"])
+        weight = parameters[f"{self.name}.weight"]
+        if not self.bias:
+            return torch.bmm(x, weight)
+        return torch.baddbmm(parameters[f"{self.name}.bias"].unsqueeze(1), x, weight)
 
 
 @dataclass(frozen=True)

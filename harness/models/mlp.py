@@ -69,8 +69,10 @@ def generator(settings: GeneratorSettings, *, latent: int, images: ImageStatisti
     pixels = math.prod(images.shape)
     layers: list[Layer] = []
     for number, (inputs, outputs) in enumerate(zip(widths, settings.hidden, strict=False)):
-        layers.append(Linear(f"hidden{number}", inputs, outputs, at_layer(settings.weight_range, number)))
-        if at_layer(settings.batch_norm, number):
+        is_normalised = at_layer(settings.batch_norm, number)
+        weight_range = at_layer(settings.weight_range, number)
+        layers.append(Linear(f"hidden{number}", inputs, outputs, weight_range, bias=not is_normalised))
+        if is_normalised:
             layers.append(BatchNorm(f"norm{number}", outputs, eps=settings.batch_norm_eps))
         layers.append(Activation(settings.activation))
     bias = marginal_bias(images.mean) if settings.output_bias == "marginal" else None

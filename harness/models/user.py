@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,9 +48,10 @@ def user_family(name: str) -> Family:
             "put it on PYTHONPATH, or for training beside the grid file."
         ) from error
     build = getattr(module, function_name, None)
-    if not callable(build):
+    path = getattr(module, "__file__", None)
+    if not callable(build) or path is None:
         raise InputError(f"model {name!r}: {module_name} has no function {function_name!r}.")
-    source = Path(inspect.getfile(module)).read_bytes()
+    source = Path(path).read_bytes()
     return Family(
         {"generator": None, "discriminator": None},
         partial(_pair, name, build),
@@ -87,10 +87,14 @@ def _check(name: str, modules: Any, latent_size: int, shape: tuple[int, int, int
             score = discriminator(torch.zeros(2, *shape))
     except Exception as error:
         raise InputError(f"model {name!r} fails on a batch of two: {type(error).__name__}: {error}.") from error
-    if fake.shape != (2, *shape):
-        raise InputError(f"model {name!r}: the generator gives {tuple(fake.shape)} for two latents, not {(2, *shape)}.")
-    if score.shape not in ((2,), (2, 1)):
-        raise InputError(f"model {name!r}: the discriminator gives {tuple(score.shape)} for two images, not (2,).")
+    if _shape(fake) != (2, *shape):
+        raise InputError(f"model {name!r}: the generator gives {_shape(fake)} for two latents, not {(2, *shape)}.")
+    if _shape(score) not in ((2,), (2, 1)):
+        raise InputError(f"model {name!r}: the discriminator gives {_shape(score)} for two images, not (2,).")
+
+
+def _shape(output: Any) -> Any:
+    return tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,9 @@ class UserNetwork:
     _module: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_module", self.make())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # parameters come from `init`; what else a module draws must not differ after resume
+            object.__setattr__(self, "_module", self.make())
 
     @property
     def buffers(self) -> frozenset[str]:

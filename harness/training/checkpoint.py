@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -40,8 +41,11 @@ def write(folder: Path, checkpoint: Checkpoint, *, keep: int = _KEPT) -> None:
     content = save(tensors, {"facts": json.dumps(checkpoint.facts)})
     checksum = hashlib.sha256(content).hexdigest()[:16]
     runs.write_bytes(folder / f"checkpoint-{checkpoint.iteration:010d}-{checksum}.safetensors", content)
-    for _, path in _files(folder)[:-keep]:
-        path.unlink()
+    # Whatever claims to be newer is what `latest` refused; it must not crowd out a good one.
+    good = [path for iteration, path in _files(folder) if iteration <= checkpoint.iteration]
+    for _, path in _files(folder):
+        if path not in good[-keep:]:
+            path.unlink()
 
 
 def latest(folder: Path) -> Checkpoint | None:
@@ -51,7 +55,11 @@ def latest(folder: Path) -> Checkpoint | None:
         if not path.stem.endswith(hashlib.sha256(content).hexdigest()[:16]):
             _log.warning("%s is damaged (its checksum differs); using the one before it", path)
             continue
-        tensors = load(content)
+        try:
+            tensors = load(content)
+        except SafetensorError as error:
+            _log.warning("%s is not a checkpoint (%s); using the one before it", path, error)
+            continue
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         facts = json.loads(header["__metadata__"]["facts"])
         return Checkpoint(iteration, nested(tensors), tensors["history"], facts)

@@ -119,7 +119,8 @@ def train(
         history.add(method.step(state, feed.batch(iteration), iteration))
         iteration += 1
         is_block = iteration % _BLOCK == 0 or iteration == schedule.iterations
-        if (processes.count == 1 or is_block) and processes.any(stop()):
+        is_asked = (processes.count == 1 or is_block) and processes.any(stop())
+        if is_asked and iteration < schedule.iterations:
             save()
             raise Preempted(
                 f"stopped after iteration {iteration} of {schedule.iterations}; run the same command to go on."

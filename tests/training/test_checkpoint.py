@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
 
 from harness.training.checkpoint import Checkpoint, flatten, latest, nested, write
 
@@ -113,11 +112,7 @@ def test_a_pickle_in_a_checkpoints_place_is_not_executed(with_its_checksum: bool
     (tmp_path / "mark").unlink()
     checksum = hashlib.sha256(trap).hexdigest()[:16] if with_its_checksum else "0" * 16
     (tmp_path / f"checkpoint-0000000009-{checksum}.safetensors").write_bytes(trap)
-    if with_its_checksum:
-        with pytest.raises(SafetensorError):
-            latest(tmp_path)
-    else:
-        assert latest(tmp_path) is None
+    assert latest(tmp_path) is None
     assert not (tmp_path / "mark").exists()
 
 

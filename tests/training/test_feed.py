@@ -42,7 +42,7 @@ def test_every_image_comes_once_in_an_epoch(size: int, batch_size: int, batches:
 
 def test_the_order_changes_with_epoch_and_seed() -> None:
     epochs = seen(order(size=24, batch_size=4, batches=3), 4).view(-1, 24)
-    assert len(epochs.unique(dim=0)) == 4
+    assert len(set(map(tuple, epochs.tolist()))) == 4
 
 
 @pytest.mark.parametrize("steps", [[9, 2, 40, 0], [40, 39, 0, 41]])
@@ -140,7 +140,7 @@ def test_images_that_do_not_fit_are_streamed(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_mean_image_is_the_mean_of_all(digits: ImageSet) -> None:
-    expected = unit(digits.train.images[:]).mean(0, dtype=np.float64).astype(np.float32)
+    expected = unit(digits.train.images[np.arange(1197)]).mean(0, dtype=np.float64).astype(np.float32)
     np.testing.assert_allclose(mean_image(digits.train).numpy(), expected, rtol=1e-6)
     many = np.repeat(PIXELS, 400, axis=0)
     np.testing.assert_allclose(mean_image(Split(many)).numpy(), unit(PIXELS).mean(0), rtol=1e-6)

@@ -39,7 +39,9 @@ METHODS: dict[str, dict[str, Any]] = {
 def run(feed_of: Callable[..., Feed], tmp_path: Path) -> Run:
     """Trains a stack in a folder, through the loop."""
 
-    def started(gan: Gan, folder: str = "run", *, stop_at: int | None = None, **heard: Any) -> Trained:
+    def started(
+        gan: Gan, folder: str = "run", *, stop_at: int | None = None, images_on: str = "auto", **heard: Any
+    ) -> Trained:
         iterations = 60
         taken = 0
 
@@ -49,7 +51,7 @@ def run(feed_of: Callable[..., Feed], tmp_path: Path) -> Run:
             return taken == stop_at
 
         def feed_from(first: int) -> Feed:
-            return feed_of(gan, iterations, first=first)
+            return feed_of(gan, iterations, first=first, placement=images_on)
 
         schedule = {"checkpoint_every": None, "snapshot_every": None}
         settings = {key: heard.pop(key, default) for key, default in schedule.items()}
@@ -96,11 +98,11 @@ def test_resume_after_a_kill_goes_on_from_the_last_checkpoint(gan_of: Callable[.
 
     undisturbed = run(gan_of({}), "undisturbed")
     with pytest.raises(KeyboardInterrupt):
-        run(gan_of({}), "killed", checkpoint_every=35, report=killed)
+        run(gan_of({}), "killed", images_on="stream", checkpoint_every=35, report=killed)
     begun: list[int] = []
     with pytest.raises(KeyboardInterrupt):
         run(gan_of({}), "killed", checkpoint_every=35, snapshot_every=45, snapshot=killed, begin=begun.append)
-    resumed = run(gan_of({}), "killed", begin=begun.append)
+    resumed = run(gan_of({}), "killed", images_on="stream", begin=begun.append)
     assert begun == [35, 35]
     assert_same_bits(undisturbed.state, resumed.state)
 

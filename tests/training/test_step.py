@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class Plain:
 
     def minibatches(self, images: Tensor) -> Iterator[Tensor]:
         orders = self.draws.orders("order", 0, 2, len(images))[0].flatten()
-        return iter(images[orders].split(20))
+        return iter(images[orders[:2380]].view(-1, 20, 64))
 
     def z(self, purpose: str, update: int) -> Tensor:
         if self.uniform:
@@ -87,11 +88,11 @@ class Plain:
             fake_score = self.score(fake, "discriminator", update, batch=1, batches=2)
             loss_d = self.loss_d(real_score, fake_score)
             self.sgd_d.zero_grad()
-            (self.weight * loss_d).backward()
+            torch.autograd.backward(self.weight * loss_d)
             self.sgd_d.step()
         loss_g = self.loss_g(self.score(self.generate(self.z("generator", iteration)), "generator", iteration))
         self.sgd_g.zero_grad()
-        loss_g.backward()
+        torch.autograd.backward(loss_g)
         self.sgd_g.step()
         return torch.stack([loss_d, loss_g, real_score.sigmoid().mean(), fake_score.sigmoid().mean()]).detach()
 
@@ -122,7 +123,7 @@ def test_a_stack_of_one_trains_as_a_plain_loop_does(
     settings = SETTINGS[name]
     gan = gan_of(settings)
     state, feed = gan.init(), feed_of(gan, ITERATIONS)
-    plain = Plain(settings, state, torch.from_numpy(unit(digits.train.images[:])).double().flatten(1))
+    plain = Plain(settings, state, torch.from_numpy(unit(digits.train.images[np.arange(1197)])).double().flatten(1))
     for iteration in range(ITERATIONS):
         row = gan.step(state, feed.batch(iteration), iteration)
         expected = getattr(plain, settings.get("updates", "alternating"))(iteration)
@@ -188,7 +189,7 @@ def test_a_packed_stack_trains_as_its_members_alone(
 def test_members_of_a_stack_end_apart(gan_of: Callable[..., Gan], train_for: Callable[[Gan, int], State]) -> None:
     state = train_for(gan_of(*MIXED["losses, rates and seeds"]), 3)
     for part in ("generator", "discriminator"):
-        assert len(state[part]["output.weight"].flatten(1).unique(dim=0)) == 4
+        assert len(set(map(tuple, state[part]["output.weight"].flatten(1).tolist()))) == 4
 
 
 def test_the_epoch_of_a_momentum_ramp_counts_all_images_that_a_step_takes(

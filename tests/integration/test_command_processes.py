@@ -1,0 +1,166 @@
+"""Several processes train what one trains, and the job ends in good order."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess, Popen
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+Harness = Callable[..., CompletedProcess[str]]
+Arrays = dict[str, np.ndarray]
+
+# Dropout in the discriminator, batch normalisation in the generator, both ways of updating.
+PAIRS = """\
+name = "pairs"
+seeds = [0, 1]
+[experiment]
+dataset = "digits"
+iterations = 15
+batch_size = 32
+latent = {size = 8}
+optimizer = {name = "SGD", lr = 0.05, momentum = 0.5}
+[axes]
+updates = ["alternating", "simultaneous"]
+architecture = [
+    {name = "maxout-mlp", model = "maxout-mlp", generator = {hidden = [24]},
+     discriminator = {hidden = [12, 12], pieces = 3, weight_range = 0.1}},
+    {name = "mlp", model = "mlp", generator = {hidden = [24, 16], batch_norm = true}},
+]
+"""
+RUNS = 8
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The grid file."""
+    path = tmp_path_factory.mktemp("grids") / "pairs.toml"
+    path.write_text(PAIRS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def on_one(harness: Harness, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The grid trained by one process."""
+    return trained_by(harness, pairs, tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def on_one_streamed(harness: Harness, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The grid trained by one process that streams its images."""
+    return trained_by(harness, pairs, tmp_path_factory.mktemp("streamed"), "--images-on", "stream")
+
+
+@pytest.fixture(scope="module")
+def on_two(launch: Harness, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The grid trained by two processes."""
+    return trained_by(launch, pairs, tmp_path_factory.mktemp("two"))
+
+
+@pytest.fixture(scope="module")
+def on_two_streamed(launch: Harness, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The grid trained by two processes that stream their images."""
+    return trained_by(launch, pairs, tmp_path_factory.mktemp("two-streamed"), "--images-on", "stream")
+
+
+def trained_by(how: Harness, grid_file: Path, out: Path, *options: str) -> Path:
+    """The folder of a grid, trained."""
+    arguments = [grid_file, "--out", out, *options]
+    result = how(*arguments) if how.__qualname__.startswith("launch") else how("run", *arguments)
+    assert result.returncode == 0, result.stderr
+    return out / grid_file.stem
+
+
+def parameters(grid: Path) -> dict[str, Arrays]:
+    """Generators, discriminators and their optimizers' state at the end, by stack."""
+    return {path.parent.name: load_file(path) for path in sorted(grid.glob("stacks/*/checkpoint-0000000015-*"))}
+
+
+def difference(one: Arrays, two: Arrays) -> float:
+    """||one - two|| / ||one|| over the parameters of both players."""
+    names = [name for name in one if name.startswith(("generator/", "discriminator/"))]
+    difference = sum(float(np.square(one[name].astype(float) - two[name]).sum()) for name in names)
+    return float(np.sqrt(difference / sum(float(np.square(one[name].astype(float)).sum()) for name in names)))
+
+
+def provenance(grid: Path, key: str) -> list[object]:
+    """What the provenance of each run says."""
+    return [json.loads(path.read_text())[key] for path in sorted(grid.glob("runs/*/provenance.json"))]
+
+
+@pytest.mark.parametrize("folder", ["on_two", "on_two_streamed"])
+def test_two_processes_train_the_parameters_of_one(folder: str, on_one: Path, request: pytest.FixtureRequest) -> None:
+    grid: Path = request.getfixturevalue(folder)
+    assert provenance(grid, "processes") == [2] * RUNS
+    assert provenance(on_one, "processes") == [1] * RUNS
+    one, two = parameters(on_one), parameters(grid)
+    assert one.keys() == two.keys() and len(one) == 4
+    assert max(difference(one[stack], two[stack]) for stack in one) < 1e-5
+
+
+def test_two_processes_write_the_history_of_one(on_one: Path, on_two: Path) -> None:
+    paths = sorted(on_one.glob("runs/*/history.parquet"))
+    assert len(paths) == RUNS
+    for path in paths:
+        one, two = pd.read_parquet(path), pd.read_parquet(on_two / path.relative_to(on_one))
+        pd.testing.assert_frame_equal(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_streamed_images_train_the_same_bits(on_one: Path, on_one_streamed: Path) -> None:
+    one, streamed = parameters(on_one), parameters(on_one_streamed)
+    assert one.keys() == streamed.keys()
+    for stack in one:
+        assert all(np.array_equal(one[stack][name], streamed[stack][name]) for name in one[stack])
+
+
+def test_bad_input_on_two_processes_is_one_message(launch: Harness, pairs: Path, tmp_path: Path) -> None:
+    result = launch(pairs, "--out", tmp_path, "--set", "batch_sizes=3")
+    assert result.returncode != 0
+    assert result.stderr.count("harness: ") == 1 and "unknown key 'batch_sizes'" in result.stderr
+
+
+def test_an_out_that_cannot_be_written_is_one_message_on_two_processes(
+    start_ranks: Callable[..., list[Popen[str]]], pairs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a-file").write_text("")
+    processes = start_ranks("run", pairs, "--out", tmp_path / "a-file")
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert errors[0].count("harness: ") == 1 and "a-file" in errors[0]
+    assert "Traceback" not in errors[0] + errors[1]
+
+
+def test_the_launcher_leaves_no_process(on_two: Path) -> None:
+    seen = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    assert not [line for line in seen if str(on_two.parent) in line]
+
+
+def test_a_grid_stopped_on_two_processes_goes_on_with_one(
+    start_ranks: Callable[..., list[Popen[str]]], harness: Harness, pairs: Path, on_one: Path, tmp_path: Path
+) -> None:
+    settings = ["--set", "axes.updates=['alternating']", "--set", "iterations=600"]
+    arguments = ["run", pairs, *settings, "--set", "run.checkpoint_every=20"]
+    processes = start_ranks(*arguments, "--out", tmp_path / "two")
+    while not list(tmp_path.glob("two/pairs/stacks/*/checkpoint-*")):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)  # one rank is told, both stop
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [75, 75], errors
+    assert errors[0].count("harness: ") == 1 and errors[1] == ""
+    assert harness(*arguments, "--out", tmp_path / "two").returncode == 0
+    assert harness(*arguments, "--out", tmp_path / "one").returncode == 0
+    one, two = (
+        {path.parent.name: load_file(path) for path in (tmp_path / name).glob("pairs/stacks/*/checkpoint-*600-*")}
+        for name in ("one", "two")
+    )
+    assert one.keys() == two.keys() and len(one) == 2
+    assert max(difference(one[stack], two[stack]) for stack in one) < 1e-3  # rounding grows over 600 iterations

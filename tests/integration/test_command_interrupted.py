@@ -20,8 +20,8 @@ from safetensors.numpy import load_file
 Harness = Callable[..., CompletedProcess[str]]
 Start = Callable[..., Popen[str]]
 
-ITERATIONS = 600  # of each of two stacks
-SETTINGS = [f"iterations={ITERATIONS}", "axes.k=[1,2]", "ema=0.9", "run.snapshot_every=250"]
+ITERATIONS = 300  # of each of two stacks
+SETTINGS = [f"iterations={ITERATIONS}", "axes.k=[1,2]", "ema=0.9", "run.snapshot_every=120"]
 SHARED = [argument for setting in SETTINGS for argument in ("--set", setting)]
 
 
@@ -77,12 +77,12 @@ def undisturbed(harness: Harness, small_grid: Path, tmp_path_factory: pytest.Tem
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_killed_grid_ends_like_an_undisturbed_one(
     seed: int, harness: Harness, start: Start, small_grid: Path, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
     arguments = ["run", small_grid, "--out", tmp_path, *SHARED, "--set", "run.checkpoint_every=10"]
-    for moment in sorted(random.Random(seed).sample(range(1, 1000), 2)):
+    for moment in sorted(random.Random(seed).sample(range(1, 450), 2)):
         process = start(*arguments)
         interrupt(process, signal.SIGKILL, saves(tmp_path, moment))
         assert process.returncode == -signal.SIGKILL
@@ -110,7 +110,7 @@ def test_a_preempted_grid_ends_like_an_undisturbed_one(
     undisturbed: dict[str, Any],
 ) -> None:
     arguments = ["run", small_grid, "--out", tmp_path, *SHARED, "--set", "run.checkpoint_every=10"]
-    for moment in (150, 700):
+    for moment in (80, 380):
         process = start(*arguments)
         message = interrupt(process, number, saves(tmp_path, moment))
         assert process.returncode == 75
@@ -124,7 +124,7 @@ def test_the_status_of_a_preempted_grid_tells_how_far_it_is(
     command: Harness, start: Start, small_grid: Path, tmp_path: Path
 ) -> None:
     process = start("run", small_grid, "--out", tmp_path, *SHARED, "--set", "run.checkpoint_every=10")
-    message = interrupt(process, signal.SIGTERM, saves(tmp_path, 150))
+    message = interrupt(process, signal.SIGTERM, saves(tmp_path, 80))
     rows = json.loads(command("status", tmp_path, "--format", "json").stdout)
     assert [row["status"] for row in rows].count("preempted") == [row["status"] for row in rows].count("pending") == 4
     (iteration,) = {row["iteration"] for row in rows if row["status"] == "preempted"}

@@ -4,7 +4,7 @@ A layer is a value (sizes and a name). Its parameters live in a plain dict of te
 so that state flows through arguments: `layer.init(draws)` gives them, `layer(parameters, x, context)` uses them.
 """
 
-from harness.layers.activation import ACTIVATIONS, Activation, Flatten, Scalar, Unflatten
+from harness.layers.activation import ACTIVATIONS, Function, activation, flatten, scalar, unflatten
 from harness.layers.dropout import Dropout
 from harness.layers.linear import Linear, Maxout
 from harness.layers.network import Context, Layer, Network, Parameters
@@ -12,16 +12,17 @@ from harness.layers.normalization import BatchNorm
 
 __all__ = [
     "ACTIVATIONS",
-    "Activation",
     "BatchNorm",
     "Context",
     "Dropout",
-    "Flatten",
+    "Function",
     "Layer",
     "Linear",
     "Maxout",
     "Network",
     "Parameters",
-    "Scalar",
-    "Unflatten",
+    "activation",
+    "flatten",
+    "scalar",
+    "unflatten",
 ]

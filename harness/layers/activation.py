@@ -1,4 +1,4 @@
-"""Layers without parameters: activations and shape changes."""
+"""Layers without parameters: activations and changes of shape."""
 
 from __future__ import annotations
 
@@ -12,87 +12,48 @@ from harness.draws import Draws
 from harness.layers.network import Context, Parameters
 
 
-def _leaky_relu(x: Tensor) -> Tensor:
-    return torch.nn.functional.leaky_relu(x, 0.2)
+@dataclass(frozen=True)
+class Function:
+    """A layer that is nothing but a function of its input, member by member and image by image."""
 
+    function: Callable[[Tensor], Tensor]
 
-def _unit_tanh(x: Tensor) -> Tensor:
-    return torch.tanh(x) * 0.5 + 0.5
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        return ()
 
+    def init(self, draws: Draws, purpose: str) -> Parameters:
+        return {}
 
-def _signed(x: Tensor) -> Tensor:
-    return x * 2 - 1
+    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
+        return self.function(x)
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
-    "leaky_relu": _leaky_relu,  # slope 0.2, the field's habit since DCGAN
+    "leaky_relu": lambda x: torch.nn.functional.leaky_relu(x, 0.2),  # the slope is the field's habit since DCGAN
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
-    "unit_tanh": _unit_tanh,  # tanh moved to [0, 1]
-    "signed": _signed,  # [0, 1] to [-1, 1]
+    "unit_tanh": lambda x: torch.tanh(x) * 0.5 + 0.5,  # tanh moved to [0, 1]
+    "signed": lambda x: x * 2 - 1,  # [0, 1] to [-1, 1]
 }
 
 
-@dataclass(frozen=True)
-class Activation:
+def activation(name: str) -> Function:
     """An elementwise function by name."""
-
-    function: str
-
-    @property
-    def buffers(self) -> tuple[str, ...]:
-        return ()
-
-    def init(self, draws: Draws, purpose: str) -> Parameters:
-        return {}
-
-    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
-        return ACTIVATIONS[self.function](x)
+    return Function(ACTIVATIONS[name])
 
 
-@dataclass(frozen=True)
-class Flatten:
+def flatten() -> Function:
     """(m, n, c, h, w) to (m, n, c h w)."""
-
-    @property
-    def buffers(self) -> tuple[str, ...]:
-        return ()
-
-    def init(self, draws: Draws, purpose: str) -> Parameters:
-        return {}
-
-    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
-        return x.flatten(2)
+    return Function(lambda x: x.flatten(2))
 
 
-@dataclass(frozen=True)
-class Unflatten:
+def unflatten(shape: tuple[int, int, int]) -> Function:
     """(m, n, c h w) to (m, n, c, h, w)."""
-
-    shape: tuple[int, int, int]
-
-    @property
-    def buffers(self) -> tuple[str, ...]:
-        return ()
-
-    def init(self, draws: Draws, purpose: str) -> Parameters:
-        return {}
-
-    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
-        return x.view(*x.shape[:2], *self.shape)
+    return Function(lambda x: x.view(*x.shape[:2], *shape))
 
 
-@dataclass(frozen=True)
-class Scalar:
+def scalar() -> Function:
     """(m, n, 1) to (m, n): one score an image."""
-
-    @property
-    def buffers(self) -> tuple[str, ...]:
-        return ()
-
-    def init(self, draws: Draws, purpose: str) -> Parameters:
-        return {}
-
-    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
-        return x.squeeze(2)
+    return Function(lambda x: x.squeeze(2))

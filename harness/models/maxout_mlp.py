@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from harness.experiment import Experiment, Fraction, Positive, Settings, validate
-from harness.layers import Flatten, Layer, Linear, Maxout, Network, Scalar
+from harness.layers import Layer, Linear, Maxout, Network, flatten, scalar
 from harness.models import mlp
 from harness.models.family import Family, ImageStatistics, Pair
 
@@ -48,7 +48,7 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
         for number, (inputs, units) in enumerate(zip(widths, settings.hidden, strict=False))
     ]
     score = Linear("output", widths[-1], 1, mlp.at_layer(settings.weight_range, len(settings.hidden)))
-    return Network((Flatten(), *mlp.with_dropout(hidden, settings.dropout), score, Scalar()))
+    return Network((flatten(), *mlp.with_dropout(hidden, settings.dropout), score, scalar()))
 
 
 def build(experiment: Experiment, images: ImageStatistics) -> Pair:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from harness.experiment import Experiment, Fraction, Positive, Settings, validate
-from harness.layers import Activation, BatchNorm, Dropout, Flatten, Layer, Linear, Network, Scalar, Unflatten
+from harness.layers import BatchNorm, Dropout, Layer, Linear, Network, activation, flatten, scalar, unflatten
 from harness.models.family import Family, ImageStatistics, Pair
 
 Width = Annotated[int, Field(ge=1)]
@@ -74,12 +74,12 @@ def generator(settings: GeneratorSettings, *, latent: int, images: ImageStatisti
         layers.append(Linear(f"hidden{number}", inputs, outputs, weight_range, bias=not is_normalised))
         if is_normalised:
             layers.append(BatchNorm(f"norm{number}", outputs, eps=settings.batch_norm_eps))
-        layers.append(Activation(settings.activation))
+        layers.append(activation(settings.activation))
     bias = marginal_bias(images.mean) if settings.output_bias == "marginal" else None
     weight_range = at_layer(settings.weight_range, len(settings.hidden))
     layers.append(Linear("output", widths[-1], pixels, weight_range, bias))
-    layers.append(Activation("sigmoid" if settings.output == "sigmoid" else "unit_tanh"))
-    layers.append(Unflatten(images.shape))
+    layers.append(activation("sigmoid" if settings.output == "sigmoid" else "unit_tanh"))
+    layers.append(unflatten(images.shape))
     return Network(tuple(layers))
 
 
@@ -89,10 +89,10 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
     hidden: list[list[Layer]] = []
     for number, (inputs, outputs) in enumerate(zip(widths, settings.hidden, strict=False)):
         linear = Linear(f"hidden{number}", inputs, outputs, at_layer(settings.weight_range, number))
-        hidden.append([linear, Activation(settings.activation)])
-    first: list[Layer] = [Flatten(), Activation("signed")] if settings.signed_input else [Flatten()]
+        hidden.append([linear, activation(settings.activation)])
+    first: list[Layer] = [flatten(), activation("signed")] if settings.signed_input else [flatten()]
     score = Linear("output", widths[-1], 1, at_layer(settings.weight_range, len(settings.hidden)))
-    return Network((*first, *with_dropout(hidden, settings.dropout), score, Scalar()))
+    return Network((*first, *with_dropout(hidden, settings.dropout), score, scalar()))
 
 
 def with_dropout(hidden: Sequence[Sequence[Layer]], rates: Sequence[float]) -> list[Layer]:

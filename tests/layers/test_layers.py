@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from harness.draws import Draws
 from harness.layers import (
     ACTIVATIONS,
-    Activation,
     BatchNorm,
     Context,
     Dropout,
-    Flatten,
     Layer,
     Linear,
     Maxout,
     Network,
     Parameters,
-    Scalar,
-    Unflatten,
+    activation,
+    flatten,
+    scalar,
+    unflatten,
 )
 
 SEEDS = (0, 1, 7)
@@ -33,9 +33,9 @@ LAYERS: dict[str, Layer | Network] = {
     "maxout": Maxout("m", 8, 3, 4),
     "batch norm": BatchNorm("b", 8),
     "dropout": Dropout("d", 0.3),
-    "activation": Activation("leaky_relu"),
+    "activation": activation("leaky_relu"),
     "network": Network(
-        (Linear("a", 8, 6), BatchNorm("n", 6), Activation("relu"), Dropout("d", 0.5), Linear("b", 6, 1))
+        (Linear("a", 8, 6), BatchNorm("n", 6), activation("relu"), Dropout("d", 0.5), Linear("b", 6, 1))
     ),
 }
 
@@ -167,15 +167,15 @@ PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_equal_torch(name: str, context_of: ContextOf) -> None:
     x = inputs()
-    torch.testing.assert_close(Activation(name)({}, x, context_of(SEEDS)), PLAIN[name](x))
+    torch.testing.assert_close(activation(name)({}, x, context_of(SEEDS)), PLAIN[name](x))
 
 
 def test_shapes_change_and_change_back(context_of: ContextOf) -> None:
     images = torch.arange(2 * 3 * 24.0).view(2, 3, 2, 3, 4)
-    flat = Flatten()({}, images, context_of())
+    flat = flatten()({}, images, context_of())
     assert flat.shape == (2, 3, 24)
-    assert Unflatten((2, 3, 4))({}, flat, context_of()).equal(images)
-    assert Scalar()({}, torch.zeros(2, 3, 1), context_of()).shape == (2, 3)
+    assert unflatten((2, 3, 4))({}, flat, context_of()).equal(images)
+    assert scalar()({}, torch.zeros(2, 3, 1), context_of()).shape == (2, 3)
 
 
 def test_a_weight_range_bounds_the_weights_and_starts_the_bias_at_zero() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -100,7 +101,7 @@ def test_a_grid_killed_while_it_writes_results_ends_like_an_undisturbed_one(
     assert left_behind(tmp_path / "small") == undisturbed
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_preempted_grid_ends_like_an_undisturbed_one(
     number: signal.Signals,
     harness: Harness,
@@ -124,7 +125,8 @@ def test_the_status_of_a_preempted_grid_tells_how_far_it_is(
     command: Harness, start: Start, small_grid: Path, tmp_path: Path
 ) -> None:
     process = start("run", small_grid, "--out", tmp_path, *SHARED, "--set", "run.checkpoint_every=10")
-    message = interrupt(process, signal.SIGTERM, saves(tmp_path, 80))
+    message = interrupt(process, signal.SIGINT, saves(tmp_path, 80))  # Ctrl-C saves too
+    assert process.returncode == 75
     rows = json.loads(command("status", tmp_path, "--format", "json").stdout)
     assert [row["status"] for row in rows].count("preempted") == [row["status"] for row in rows].count("pending") == 4
     (iteration,) = {row["iteration"] for row in rows if row["status"] == "preempted"}
@@ -138,6 +140,15 @@ def test_a_signal_during_the_start_stops_in_good_order(start: Start, small_grid:
     message = interrupt(process, signal.SIGTERM, lambda: bool(importing.memory_info().rss > 100e6))
     assert process.returncode == 75
     assert message.count("harness: ") == 1
+
+
+def test_ctrl_c_during_an_evaluation_says_no_more_than_that(start: Start, trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "small")
+    process = start("evaluate", folder)
+    importing = psutil.Process(process.pid)
+    message = interrupt(process, signal.SIGINT, lambda: bool(importing.memory_info().rss > 100e6))
+    assert process.returncode == 130  # 1 would say that runs failed
+    assert "Traceback" not in message
 
 
 def test_a_grid_that_runs_is_not_run_twice(harness: Harness, start: Start, small_grid: Path, tmp_path: Path) -> None:

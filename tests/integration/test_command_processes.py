@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -115,7 +116,7 @@ def test_two_processes_write_the_history_of_one(on_one: Path, on_two: Path) -> N
 
 def test_streamed_images_train_the_same_bits(on_one: Path, on_one_streamed: Path) -> None:
     one, streamed = parameters(on_one), parameters(on_one_streamed)
-    assert one.keys() == streamed.keys()
+    assert one.keys() == streamed.keys() and len(one) == 4
     for stack in one:
         assert all(np.array_equal(one[stack][name], streamed[stack][name]) for name in one[stack])
 
@@ -163,3 +164,56 @@ def test_a_grid_stopped_on_two_processes_goes_on_with_one(
     )
     assert one.keys() == two.keys() and len(one) == 2
     assert max(difference(one[stack], two[stack]) for stack in one) < 1e-3  # rounding grows over 300 iterations
+
+
+def test_two_processes_evaluate_like_one(
+    start_ranks: Callable[..., list[Popen[str]]], trained: Path, evaluated: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "small")
+    processes = start_ranks("evaluate", folder)
+    answers = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], answers
+    assert answers[1] == ("", "")
+    for path in evaluated.glob("runs/*/evaluation.json"):
+        one = json.loads(path.read_text())["metrics"]
+        two = json.loads((folder / path.relative_to(evaluated)).read_text())["metrics"]
+        assert {key: record["value"] for key, record in two.items()} == pytest.approx(
+            {key: record["value"] for key, record in one.items()}, rel=1e-9
+        )
+
+
+FAILS_ON_ONE_RANK = """\
+import os
+
+from torch import nn
+
+
+class Discriminator(nn.Linear):
+    steps = 0
+
+    def forward(self, x):
+        self.steps += 1
+        if os.environ["RANK"] == "1" and self.steps > 10:
+            raise RuntimeError("out of memory on one device")
+        return super().forward(x.flatten(1))
+
+
+def build(latent_size, image_shape, generator, discriminator):
+    images = nn.Sequential(nn.Linear(latent_size, 64), nn.Sigmoid(), nn.Unflatten(1, image_shape))
+    return images, Discriminator(64, 1)
+"""
+
+
+@pytest.mark.slow
+def test_a_failure_on_one_process_does_not_leave_the_other_waiting(
+    start_ranks: Callable[..., list[Popen[str]]], small_grid: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "fails_on_one_rank.py").write_text(FAILS_ON_ONE_RANK)
+    grid_file = shutil.copyfile(small_grid, tmp_path / "small.toml")
+    model = ["--set", "model=fails_on_one_rank:build", "--set", "generator={}", "--set", "discriminator={}"]
+    processes = start_ranks("run", grid_file, "--out", tmp_path / "out", *model)
+    deadline = time.monotonic() + 45
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [process.poll() for process in processes] == [1, 1]
+    assert [path.parent.name for path in tmp_path.glob("out/small/runs/*/failure.json")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import pickle
 import shutil
 from collections.abc import Callable
@@ -222,3 +223,50 @@ def places(evaluated: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def test_a_path_that_does_not_serve_is_refused(line: str, command: Harness, places: dict[str, Path]) -> None:
     message = sole_message(command(*line.format(**places).split()))
     assert PATHS[line].format(**places) in message
+
+
+def test_a_precision_that_the_launcher_contradicts_is_refused(
+    command: Harness, small_grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    message = sole_message(command("run", small_grid, "--out", tmp_path / "out"))
+    assert "bf16" in message and "float32" in message
+
+
+def test_an_unknown_tracker_is_refused(command: Harness, small_grid: Path, tmp_path: Path) -> None:
+    message = sole_message(command("run", small_grid, "--out", tmp_path / "out", "--tracker", "tensorbord"))
+    assert "tensorbord" in message and "'tensorboard'" in message
+
+
+def test_a_tracker_that_is_not_installed_is_refused(harness: Harness, small_grid: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("clearml"):
+        pytest.skip("clearml is installed")
+    message = sole_message(harness("run", small_grid, "--out", tmp_path / "out", "--tracker", "clearml"))
+    assert "clearml" in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "grid.json",
+        "controls.json",
+        "stacks/*/progress.json",
+        "runs/*/experiment.json",
+        "runs/*/provenance.json",
+        "runs/*/evaluation.json",
+        "runs/*/history.parquet",
+        "runs/*/samples.npz",
+        "runs/*/snapshots/*",
+    ],
+)
+def test_a_damaged_file_is_named_by_whoever_reads_it(
+    name: str, command: Harness, evaluated: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(evaluated, tmp_path / "small")
+    for path in folder.glob(name):
+        path.write_bytes(path.read_bytes()[:20])
+    answers = [command(verb, folder) for verb in ("status", "table", "plot")]
+    answers.append(command("evaluate", folder, "--samples-count", 50))
+    refusals = [sole_message(answer) for answer in answers if answer.returncode]
+    assert refusals
+    assert all(Path(name).name.strip("*") in refusal for refusal in refusals)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -88,25 +89,35 @@ def run_ids(harness: Harness, grid_file: Path) -> list[str]:
 
 
 def test_a_user_model_with_batch_norm_trains_is_evaluated_and_sampled(
-    harness: Harness, own_grid: Path, tmp_path: Path
+    harness: Harness, own_grid: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     grid = tmp_path / "out" / "own"
+    path = os.pathsep.join([environment["PYTHONPATH"], str(own_grid.parent)])
     result = harness("run", own_grid, "--out", tmp_path / "out")
     assert result.returncode == 0, (result.stderr, [path.read_text() for path in grid.glob("runs/*/failure.json")])
     assert all({path.name for path in run.iterdir()} == RUN_FILES for run in (grid / "runs").iterdir())
-    evaluated = harness("evaluate", grid, cwd=own_grid.parent)
+    evaluated = harness("evaluate", grid, PYTHONPATH=path)
     assert evaluated.returncode == 0, evaluated.stderr
     run = json.loads((grid / "grid.json").read_text())["runs"][0]["id"]
-    sampled = harness("sample", grid / "runs" / run, "--n", 5, "-o", tmp_path / "five.npz", cwd=own_grid.parent)
+    sampled = harness("sample", grid / "runs" / run, "--n", 5, "-o", tmp_path / "five.npz", PYTHONPATH=path)
     assert sampled.returncode == 0, sampled.stderr
     with np.load(tmp_path / "five.npz") as arrays:
         assert arrays["images"].shape == (5, 1, 8, 8)
 
 
-def test_a_user_model_is_found_again_from_any_folder(harness: Harness, plain_grid: Path, tmp_path: Path) -> None:
+def test_a_user_model_that_is_gone_or_edited_is_not_evaluated(
+    harness: Harness, plain_grid: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
     assert harness("run", plain_grid, "--out", tmp_path / "out").returncode == 0
-    result = harness("evaluate", tmp_path / "out" / "own", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    gone = harness("evaluate", tmp_path / "out" / "own")
+    assert (gone.returncode, gone.stderr.count("harness: ")) == (2, 1)
+    assert "PYTHONPATH" in gone.stderr and "Traceback" not in gone.stderr
+    with open(plain_grid.parent / "own_model.py", "a") as source:
+        source.write("# edited\n")
+    path = os.pathsep.join([environment["PYTHONPATH"], str(plain_grid.parent)])
+    edited = harness("evaluate", tmp_path / "out" / "own", PYTHONPATH=path)
+    assert (edited.returncode, edited.stderr.count("harness: ")) == (2, 1)
+    assert "own_model" in edited.stderr and "changed" in edited.stderr
 
 
 def test_a_user_model_trains_through_the_launcher(launch: Harness, plain_grid: Path, tmp_path: Path) -> None:
@@ -159,10 +170,9 @@ def test_a_resumed_user_model_ends_like_an_undisturbed_one(harness: Harness, pla
     assert one == two
 
 
-def test_a_model_that_cannot_be_built_fails_alone(harness: Harness, plain_grid: Path, tmp_path: Path) -> None:
-    settings = ["--set", "generator={batch_norm=true}"]  # a setting of mlp that the user's generator does not take
-    result = harness("run", plain_grid, "--out", tmp_path, *settings)
-    assert result.returncode == 1
-    assert "1 of 2 runs failed" in result.stderr and "Traceback" not in result.stderr
-    (failure,) = tmp_path.glob("own/runs/*/failure.json")
-    assert "batch_norm" in json.loads(failure.read_text())["reason"]
+def test_a_model_that_cannot_be_built_is_refused(harness: Harness, plain_grid: Path, tmp_path: Path) -> None:
+    # A setting of mlp that the user's generator does not take.
+    result = harness("run", plain_grid, "--out", tmp_path / "out", "--set", "generator={batch_norm=true}")
+    assert (result.returncode, result.stderr.count("harness: ")) == (2, 1)
+    assert "own_model:build" in result.stderr and "batch_norm" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     pass
 
 DEFAULT_OUT = Path("results/runs")
+_PATIENCE_SECONDS = 3
 TABLE_FORMATS = ("text", "markdown", "latex", "csv", "json")
 
 Command = Callable[..., Any]
@@ -113,10 +115,29 @@ def run(
 
     Finished runs are skipped, begun ones resumed; a failed one is recorded and the others go on.
     """
+    from harness.stopping import stop_signals
+
+    with stop_signals() as stop:  # from here on, so that a signal during the start-up is not lost
+        _run(grid, out, data, overrides, dry_run, images_on, trackers, form, stop)
+
+
+def _run(
+    grid: str,
+    out: Path,
+    data: Path | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    images_on: Any,
+    trackers: tuple[str, ...],
+    form: str,
+    stop: Callable[[], bool],
+) -> None:
     from harness.grid import load_grid
+
+    loaded = load_grid(grid, overrides=overrides)  # before torch is imported: a bad file is refused at once
+
     from harness.plan import data_folders, plan
 
-    loaded = load_grid(grid, overrides=overrides)
     beside = loaded.path.absolute().parent
     sys.path.insert(0, str(beside))  # so that a user's model beside the grid file is found
     planned = plan(loaded, data_folders(data, beside=beside))
@@ -127,11 +148,10 @@ def run(
         return
 
     from harness.runner import Options, run_grid
-    from harness.stopping import stop_signals
     from harness.watching import ProgressWatcher, progress_bar
 
     options = Options(out, images_on=images_on, trackers=trackers)
-    with stop_signals() as stop, progress_bar(show=is_main()) as progress:
+    with progress_bar(show=is_main()) as progress:
         folder = run_grid(planned, options, stop=stop, watcher=ProgressWatcher(planned, progress))
     say(str(folder.path))
 
@@ -239,6 +259,8 @@ def plot(path: Path, metric: str | None, output: Path | None) -> None:
         ]
     for file in written:
         click.echo(str(file))
+    if not written:
+        click.echo("harness: nothing to draw yet: no run has ended", err=True)
 
 
 @main.command(
@@ -253,8 +275,6 @@ Examples:
 @format_option
 def status(path: Path, watch: bool, form: str) -> None:
     """Print how far each run of the grids at PATH is."""
-    import time
-
     from harness.analysis.status import render_status, status_frame
     from harness.runs import find_grids
 
@@ -310,10 +330,21 @@ def say(text: str) -> None:
 def entry(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0, or the error's code with one message on stderr."""
     try:
-        main(args=list(arguments) if arguments is not None else None, prog_name="harness")
+        main.main(list(arguments) if arguments is not None else None, prog_name="harness", standalone_mode=False)
     except HarnessError as error:
-        if is_main():
-            click.echo(f"harness: {error}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        _leave(f"harness: {error}", error.exit_code)
+    except click.UsageError as error:
+        _leave(f"{error.ctx.get_usage() if error.ctx else ''}\nError: {error.format_message()}", error.exit_code)
+    except click.ClickException as error:
+        _leave(f"Error: {error.format_message()}", error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _leave("harness: interrupted", 130)
+
+
+def _leave(message: str, code: int) -> None:
+    """Exit after the main process has told why; the others wait, since a launcher ends all when one ends."""
+    if is_main():
+        click.echo(message, err=True)
+    else:
+        time.sleep(_PATIENCE_SECONDS)
+    sys.exit(code)

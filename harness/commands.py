@@ -121,8 +121,7 @@ def render_record(record: dict[str, Any], form: str) -> str:
 
 def sample(path: Path, *, n: int, iteration: int | None, output: Path) -> Path:
     """Write samples of a finished run to an .npz file."""
-    processes = Processes()
-    sampler = sampling.load(runs.find_run(path), processes, iteration=iteration)
+    sampler = sampling.load(runs.find_run(path), iteration=iteration)
     try:
         runs.write_npz(output, images=sampler.sample(n))
     except OSError as error:

@@ -31,7 +31,7 @@ class UnknownName(InputError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], where: str = "") -> None:
         names = sorted(known)
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         place = f" in {where}" if where else ""
         super().__init__(f"unknown {kind} {name!r}{place}.{hint} Valid: {', '.join(names) or 'none'}.")

@@ -14,6 +14,7 @@ from harness import images, runs, sampling
 from harness.draws import Draws
 from harness.errors import InputError, UnknownName
 from harness.images import ImageSet, unit
+from harness.images.arrays import DAMAGED
 from harness.metrics import parzen as parzen_window
 from harness.runs import GridFolder, RunFolder
 from harness.training.processes import Processes
@@ -82,7 +83,7 @@ def evaluate_run(run: RunFolder, data: ImageSet, request: Request, processes: Pr
     known = processes.from_main(run.evaluation() if processes.is_main else None)
     if known is not None and known["samples"].get("requested") == asked:
         return dict(known)
-    sampler = sampling.load(run, processes)
+    sampler = sampling.load(run)
     experiment = sampler.experiment
     if experiment.data_hash != data.content_hash:
         raise InputError(f"{run.path} was trained on other data than this {data.name}: the content hashes differ.")
@@ -100,12 +101,23 @@ def evaluate_run(run: RunFolder, data: ImageSet, request: Request, processes: Pr
 
 def evaluate_controls(grid: GridFolder, sets: Sequence[ImageSet], request: Request, processes: Processes) -> None:
     """Evaluate random training images of each data set as if they were samples, and write controls.json."""
-    controls = {}
+    asked = [*request.metrics, request.samples]
+    known = processes.from_main(_known_controls(grid) if processes.is_main else {})
+    controls: dict[str, Any] = {}
     for data in sets:
         name = TRAINING_IMAGES if len(sets) == 1 else f"{TRAINING_IMAGES} {data.name}"
+        if known.get(name, {}).get("samples", {}).get("requested") == asked:
+            controls[name] = known[name]
+            continue
         controls[name] = evaluate(training_images(data, request.samples), data, request.metrics, processes)
-    if processes.is_main:
+        controls[name]["samples"]["requested"] = asked
+    if processes.is_main and controls != known:
         runs.write_json(grid.path / "controls.json", controls)
+
+
+def _known_controls(grid: GridFolder) -> dict[str, Any]:
+    path = grid.path / "controls.json"
+    return dict(runs.read_json(path)) if path.exists() else {}
 
 
 def grid_data(grid: GridFolder, folders: Sequence[Path]) -> dict[str, ImageSet]:
@@ -152,6 +164,8 @@ def load_samples(source: str, data: ImageSet, n: int) -> Images:
 
 def read_samples(path: Path, data: ImageSet) -> Images:
     """All samples in a file: float32 (n, c, h, w) in [0, 1], in the data set's shape."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give an .npz or .npy file, or `{TRAINING_IMAGES}`.")
     try:
         content = np.load(path, allow_pickle=False)
         if not isinstance(content, np.ndarray):
@@ -159,14 +173,16 @@ def read_samples(path: Path, data: ImageSet) -> Images:
                 if "images" not in content:
                     raise InputError(f"{path} has no array `images`; it holds: {', '.join(content.files)}.")
                 content = content["images"]
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as .npz or .npy ({error}).") from None
+    except DAMAGED:
+        raise InputError(f"{path} is no .npz or .npy file of plain numbers, or is damaged; write it anew.") from None
     samples: NDArray[Any] = content
+    if len(samples) == 0:
+        raise InputError(f"{path} holds no images.")
     if samples.shape[1:] == data.shape[1:] and data.shape[0] == 1:
         samples = samples[:, None]
     if samples.shape[1:] != data.shape:
         raise InputError(f"{path} holds {samples.shape}; images of {data.name} are (n, {str(data.shape)[1:]}.")
-    if samples.dtype == np.float64:
+    if samples.dtype.kind == "f":
         samples = samples.astype(np.float32)
     if samples.dtype not in (np.uint8, np.float32):
         raise InputError(f"{path} holds {samples.dtype}; give uint8, or floats in [0, 1].")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -131,10 +131,23 @@ def validate(model: type[SettingsType], data: Mapping[str, Any], *, where: str) 
     try:
         # Through JSON, because there a strict model takes a list where it means a tuple.
         return model.model_validate_json(json.dumps(data))
-    except TypeError as error:
-        raise InputError(f"{where}: {error}; use numbers, strings, booleans, lists and tables.") from None
+    except TypeError:
+        key, value = next(_unserializable(data, ""))
+        raise InputError(f"{where}: {key} = {value} is a {type(value).__name__}; no setting takes one.") from None
     except ValidationError as error:
         raise _explained(error, model, where) from None
+
+
+def _unserializable(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a grid file's dates and times: all that TOML has and JSON lacks."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _unserializable(inner, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _unserializable(inner, key)
+    elif not isinstance(value, str | int | float | None):
+        yield key, value
 
 
 def _explained(error: ValidationError, model: type[BaseModel], where: str) -> InputError:

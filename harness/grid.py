@@ -163,7 +163,7 @@ def find_grid_file(name: str) -> Path:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}. See `harness run --help` for an example.") from None
     except OSError as error:
@@ -213,7 +213,7 @@ def assign(data: dict[str, Any], keys: Sequence[str], value: Any, *, where: str)
 
 def _points(file: GridFile, where: str) -> Iterator[Point]:
     searched = list(file.search.points()) if file.search else [{}]
-    _check_exclude(file, where)
+    _check_axes(file, where)
     for values in itertools.product(*file.axes.values()):
         chosen = dict(zip(file.axes, values, strict=True))
         axes = {axis: _label(axis, value) for axis, value in chosen.items()}
@@ -240,7 +240,16 @@ def _is_bundle(axis: str, value: Any) -> bool:
     return isinstance(value, dict) and "name" in value and axis.partition(".")[0] not in Experiment.model_fields
 
 
-def _check_exclude(file: GridFile, where: str) -> None:
+def _check_axes(file: GridFile, where: str) -> None:
+    """Refuse axes whose values cannot be told apart, and exclusions that exclude nothing."""
+    for axis, values in file.axes.items():
+        is_setting = axis.partition(".")[0] in Experiment.model_fields
+        if not is_setting and any(isinstance(value, dict) and "name" not in value for value in values):
+            raise InputError(f'{where} [axes]: each table of {axis} is a bundle and needs name = "...".')
+        labels = [json.dumps(_label(axis, value), sort_keys=True) for value in values]
+        twice = [label for label in labels if labels.count(label) > 1]
+        if twice:
+            raise InputError(f"{where} [axes]: {axis} has {twice[0]} twice; drop or rename one.")
     for rule in file.exclude:
         for key, value in rule.items():
             if key not in file.axes:

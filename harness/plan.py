@@ -15,6 +15,7 @@ import torch
 
 from harness import images, models
 from harness.errors import HarnessError, InputError
+from harness.evaluation import Request
 from harness.experiment import Experiment, without_absent
 from harness.grid import Grid
 from harness.images import ImageSet
@@ -76,6 +77,8 @@ def plan(grid: Grid, folders: Sequence[Path]) -> Plan:
 
     Errors: InputError or UnknownName naming the grid file; DataMissing.
     """
+    file = grid.file.evaluation
+    Request(file.metrics, file.samples)
     data: dict[str, ImageSet] = {}
     planned: list[PlannedRun] = []
     seen: dict[str, dict[str, Any]] = {}
@@ -89,9 +92,10 @@ def plan(grid: Grid, folders: Sequence[Path]) -> Plan:
             if str(grid.path) not in str(error):
                 error.args = (f"{grid.path}: {error}",)
             raise
+        place = {**point.axes, "seed": run.experiment.seed}
         if run.id in seen:
-            raise InputError(f"{grid.path}: {point.axes} and {seen[run.id]} are the same experiment; drop one.")
-        seen[run.id] = point.axes
+            raise InputError(f"{grid.path}: {place} and {seen[run.id]} are the same experiment; drop one.")
+        seen[run.id] = place
         planned.append(run)
     return Plan(grid, tuple(planned), data, tuple(folders))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 from collections.abc import Sequence
+from functools import cache, partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +24,7 @@ from harness.training.loop import Method, Snapshot, State, Trained
 from harness.training.processes import Processes
 
 FIXED_SAMPLES = 100
-_PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
+_PACKAGES = ("gan-harness", "torch", "torchvision", "accelerate", "numpy")
 
 
 def snapshots(method: Method, stack: Stack, folder: GridFolder, processes: Processes) -> Snapshot:
@@ -85,12 +88,28 @@ def _provenance(trained: Trained, stack: Stack, position: int, data: ImageSet, p
         "affine": None if affine is None else {"offset": list(affine.offset), "scale": list(affine.scale)},
         "jpeg": data.jpeg,
         "versions": {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES},
+        "commit": _commit(),
         "platform": platform.platform(),
         "device": _device_name(processes.device),
         "processes": processes.count,
         "threads": torch.get_num_threads(),
         "stack": {"id": stack.id, "size": len(stack.members), "position": position},
     }
+
+
+@cache
+def _commit() -> str | None:
+    """The commit of the harness's own checkout, "+" behind it if files differ; None for an installed copy."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        git = partial(subprocess.run, cwd=root, capture_output=True, text=True, check=True, timeout=10)
+        commit: str = git(["git", "rev-parse", "HEAD"]).stdout.strip()
+        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")
 
 
 def _device_name(device: torch.device) -> str:

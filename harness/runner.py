@@ -7,7 +7,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from harness.plan import Plan, Stack
 from harness.runs import GridFolder
 from harness.training.feed import Order, Placement, TrainingImages, mean_image
 from harness.training.loop import Schedule, train
-from harness.training.processes import Processes
+from harness.training.processes import Processes, check_launcher, check_trackers
 
 _PROGRESS_SECONDS = 2.0
 
@@ -54,11 +54,15 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
 
     Errors: InputError for a folder that cannot be used; Preempted; RunFailed at the end, if runs failed.
     """
+    check_trackers(options.trackers)
+    for precision in {run.experiment.precision for run in plan.runs}:
+        check_launcher(precision)
     processes = Processes()
     folder = GridFolder(options.out / plan.grid.name)
     try:
-        with manifest.lock(folder) if processes.is_main else nullcontext():
-            for stack in _reconciled(folder, plan, processes):
+        _check_batches(plan, processes)
+        with ExitStack() as held:
+            for stack in _reconciled(folder, plan, processes, held):
                 _run_stack(stack, folder, plan, options, stop=stop, watcher=watcher)
     finally:
         processes.close()
@@ -71,13 +75,27 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
     return folder
 
 
-def _reconciled(folder: GridFolder, plan: Plan, processes: Processes) -> list[Stack]:
-    """The folder's stacks, on every process; the main one alone writes the manifest, and all hear if it refuses."""
+def _check_batches(plan: Plan, processes: Processes) -> None:
+    for size in {run.experiment.batch_size for run in plan.runs}:
+        if size % processes.count:
+            raise InputError(
+                f"{plan.grid.path}: batch_size = {size} does not divide by the {processes.count} processes; "
+                "change one of them."
+            )
+
+
+def _reconciled(folder: GridFolder, plan: Plan, processes: Processes, held: ExitStack) -> list[Stack]:
+    """The folder's stacks, on every process, those that failed before last.
+
+    The main process alone locks the folder (until `held` closes) and writes the manifest; all hear if it refuses.
+    """
     found: list[Stack] = []
     refusal = ""
     if processes.is_main:
         try:
+            held.enter_context(manifest.lock(folder))
             found = manifest.reconcile(folder, plan)
+            found.sort(key=lambda stack: any(folder.run(run.id).failure() for run in stack.members))
         except HarnessError as error:
             refusal = str(error)
         except OSError as error:
@@ -106,15 +124,35 @@ def _run_stack(
         heart.write("preempted")
         raise
     except Exception as error:
-        if processes.is_main:
-            failure = {"reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-            for run in stack.members:
-                folder.run(run.id).write("failure.json", failure)
+        _record_failure(stack, folder, error)
         heart.write("failed")
         watcher.finish(stack, "failed")
+        if processes.count > 1:
+            # The others may wait in an exchange that this process will never join: only the job's end frees them.
+            raise RunFailed(
+                f"stack {stack.id} failed on process {processes.rank} ({type(error).__name__}: {error}), which ends a "
+                "job of several; the same command goes on with the other stacks first."
+            ) from error
     else:
         heart.write("complete")
         watcher.finish(stack, "complete")
+    finally:
+        processes.end_trackers()
+
+
+def _record_failure(stack: Stack, folder: GridFolder, error: Exception) -> None:
+    """Write the reason into the members' folders.
+
+    Errors: InputError where even that cannot be written.
+    """
+    failure = {"reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    try:
+        for run in stack.members:
+            folder.run(run.id).write("failure.json", failure)
+        folder.stack(stack.id).mkdir(parents=True, exist_ok=True)
+    except OSError as refused:
+        reason = refused.strerror or refused
+        raise InputError(f"cannot write to {folder.path}: {reason}; what is saved stays. First: {error}") from error
 
 
 def _train_stack(

@@ -20,6 +20,8 @@ import io
 import json
 import os
 import socket
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,15 +122,23 @@ class RunFolder:
     def history(self) -> pd.DataFrame | None:
         """One row an iteration: `iteration` and the method's columns."""
         path = self.path / "history.parquet"
-        return pd.read_parquet(path) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return pd.read_parquet(path)
+        except (ValueError, OSError) as error:
+            raise InputError(f"{path} is damaged ({error}); delete the run's folder and train it again.") from None
 
     def samples(self) -> np.ndarray | None:
         """Samples of fixed noise, float32 (n, c, h, w) in [0, 1]."""
         path = self.path / "samples.npz"
         if not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as arrays:
-            images: np.ndarray = arrays["images"]
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                images: np.ndarray = arrays["images"]
+        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(f"{path} is damaged ({error}); delete the run's folder and train it again.") from None
         return images
 
     def status(self, progress: Mapping[str, Any] | None = None) -> str:
@@ -187,7 +197,11 @@ class GridFolder:
         path = self.path / "grid.json"
         if not path.exists():
             raise InputError(f"{self.path} holds no grid.json; give the folder that `harness run` wrote.")
-        return dict(read_json(path))
+        manifest = dict(read_json(path))
+        lacking = {"name", "axes", "runs", "stacks"} - manifest.keys()
+        if lacking:
+            raise InputError(f"{path} lacks {', '.join(sorted(lacking))}; restore it, or train the grid anew.")
+        return manifest
 
     def run(self, run_id: str) -> RunFolder:
         return RunFolder(self.path / "runs" / run_id)

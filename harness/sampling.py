@@ -44,8 +44,8 @@ class Sampler:
         return images
 
 
-def load(run: RunFolder, processes: Processes, *, iteration: int | None = None) -> Sampler:
-    """The sampler of a finished run, or of one of its snapshots.
+def load(run: RunFolder, *, iteration: int | None = None) -> Sampler:
+    """The sampler of a finished run, or of one of its snapshots, in the run's own precision.
 
     Errors: InputError where the run has no such snapshot.
     """
@@ -59,10 +59,12 @@ def load(run: RunFolder, processes: Processes, *, iteration: int | None = None) 
         )
     path = _snapshot(run, iteration)
     shape = provenance["image_shape"]
+    processes = Processes(experiment.precision)
     try:
-        state = checkpoint.nested(load_file(path, device=str(processes.device)))
+        tensors = load_file(path)
     except SafetensorError as error:
         raise InputError(f"{path} is damaged ({error}); delete the run's folder and train it again.") from None
+    state = checkpoint.nested({name: tensor.to(processes.device, copy=True) for name, tensor in tensors.items()})
     built = method(experiment.method)(
         [experiment],
         ImageStatistics(tuple(shape), torch.zeros(shape)),
@@ -78,5 +80,6 @@ def _snapshot(run: RunFolder, iteration: int | None) -> Path:
         paths = [path for path in paths if int(path.stem) == iteration]
     if not paths:
         kept = ", ".join(str(int(path.stem)) for path in sorted(run.snapshots.glob("*.safetensors")))
-        raise InputError(f"{run.path} has no snapshot of iteration {iteration}; it has: {kept or 'none'}.")
+        wanted = "snapshot" if iteration is None else f"snapshot of iteration {iteration}"
+        raise InputError(f"{run.path} has no {wanted}; it has: {kept or 'none'}.")
     return paths[-1]

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from harness.errors import InputError
 from harness.runs import write_bytes
 
 # Okabe and Ito's palette: distinct in every common form of colour blindness
@@ -68,11 +69,17 @@ def _wrap(caption: str, width: float) -> list[str]:
 
 
 def to_png(figure: Figure, path: Path) -> Path:
-    """Write a figure as a PNG of under MAX_BYTES (with fewer dots where it must be) and give its path."""
+    """Write a figure as a PNG of under MAX_BYTES (with fewer dots where it must be) and give its path.
+
+    Errors: InputError where it cannot be written.
+    """
     for dots in DOTS_PER_INCH:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=dots, metadata={"Software": None})
         if buffer.tell() < MAX_BYTES:
             break
-    write_bytes(path, buffer.getvalue())
+    try:
+        write_bytes(path, buffer.getvalue())
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another folder.") from None
     return path

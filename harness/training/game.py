@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from harness.draws import Draws
-from harness.errors import InputError
 from harness.experiment import Experiment, LatentSettings, OptimizerSettings
 from harness.layers import Context, Parameters
 from harness.models import ImageStatistics, Pair, build
@@ -45,8 +44,6 @@ class Game:
     ) -> Game:
         """The stack of these resolved experiments, which agree on everything that shapes the computation."""
         shared = members[0]
-        if shared.batch_size % processes.count:
-            raise InputError(f"batch_size = {shared.batch_size} does not divide by the {processes.count} processes.")
         weights = [member.discriminator_loss_weight for member in members]
         return cls(
             pair=build(shared, images),

@@ -121,6 +121,7 @@ def train(
         is_block = iteration % _BLOCK == 0 or iteration == schedule.iterations
         is_asked = (processes.count == 1 or is_block) and processes.any(stop())
         if is_asked and iteration < schedule.iterations:
+            report(iteration, history.fold())
             save()
             raise Preempted(
                 f"stopped after iteration {iteration} of {schedule.iterations}; run the same command to go on."
@@ -178,7 +179,7 @@ class History:
         sound = torch.ones(len(self.diverged_at), dtype=torch.bool)
         for tensors in sampler.values():
             for tensor in tensors.values():
-                sound &= tensor.detach().flatten(1).isfinite().all(1).cpu()
+                sound &= tensor.detach().reshape(len(tensor), -1).isfinite().all(1).cpu()
         return tuple(at or (None if ok else self._count) for at, ok in zip(self.diverged_at, sound, strict=True))
 
     def _append(self, block: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch import Tensor, distributed
 
-from harness.errors import InputError
+from harness.errors import InputError, UnknownName
 
 _MIXED = {"float32": "no", "tf32": "no", "float64": "no", "bf16": "bf16"}
 
@@ -24,6 +26,7 @@ class Processes:
 
     def __init__(self, precision: str = "float32", *, trackers: Sequence[str] = (), folder: str | None = None) -> None:
         self.precision = precision
+        check_launcher(precision)
         AcceleratorState._reset_state()  # precision belongs to the experiment, so it may change between stacks
         try:
             self.accelerator = Accelerator(
@@ -115,6 +118,11 @@ class Processes:
         """Return when all processes have come here."""
         self.accelerator.wait_for_everyone()
 
+    def end_trackers(self) -> None:
+        """Close the trackers, if there are any."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
     def start_trackers(self, project: str, settings: Mapping[str, Any]) -> None:
         """Open the trackers, if there are any."""
         self.accelerator.init_trackers(project, config=dict(settings))
@@ -127,6 +135,32 @@ class Processes:
         """Leave the process group in order; an abort at exit would turn a finished run into a failed one."""
         self.accelerator.end_training()
         PartialState().destroy_process_group()
+
+
+def check_launcher(precision: str) -> None:
+    """Refuse a launcher's mixed precision that contradicts the experiment's.
+
+    Errors: InputError.
+    """
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", _MIXED[precision]):
+        raise InputError(
+            f"accelerate is configured for mixed precision {launched}, the experiment for {precision}; "
+            "precision belongs to the experiment: launch with --mixed_precision no."
+        )
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that Accelerate does not know or that are not installed.
+
+    Errors: UnknownName, InputError.
+    """
+    available = {str(tracker) for tracker in get_available_trackers()}
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise UnknownName("tracker", name, map(str, LOGGER_TYPE_TO_CLASS))
+        if name not in available:
+            raise InputError(f"tracker {name!r} is not installed: pip install {name}.")
 
 
 class _Sum(torch.autograd.Function):

@@ -7,14 +7,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from harness.errors import HarnessError
-
-if TYPE_CHECKING:
-    pass
+from harness.errors import HarnessError, Preempted
 
 DEFAULT_OUT = Path("results/runs")
 _PATIENCE_SECONDS = 3
@@ -136,14 +133,17 @@ def _run(
 
     loaded = load_grid(grid, overrides=overrides)  # before torch is imported: a bad file is refused at once
 
+    from harness.commands import render_plan
+    from harness.evaluation import Request
     from harness.plan import data_folders, plan
 
     beside = loaded.path.absolute().parent
     sys.path.insert(0, str(beside))  # so that a user's model beside the grid file is found
+    Request(loaded.file.evaluation.metrics, loaded.file.evaluation.samples)  # an unknown metric is refused now
     planned = plan(loaded, data_folders(data, beside=beside))
+    if stop():
+        raise Preempted("stopped before training; nothing was changed.")
     if dry_run:
-        from harness.commands import render_plan
-
         say(render_plan(planned, form))
         return
 
@@ -188,6 +188,7 @@ def evaluate(
         raise click.UsageError("--samples FILE and --dataset NAME go together.")
     from harness import commands
 
+    sys.path.append(os.getcwd())  # so that a user's model in this folder is found
     if samples is not None and dataset is not None:
         record = commands.evaluate_file(samples, dataset, metrics=metrics, count=samples_count, data=data)
         say(commands.render_record(record, form))
@@ -209,6 +210,7 @@ def sample(run_path: Path, n: int, iteration: int | None, output: Path) -> None:
     """Draw samples from the finished run at RUN into an .npz file (`images`, float32 (n, c, h, w) in [0, 1])."""
     from harness import commands
 
+    sys.path.append(os.getcwd())  # so that a user's model in this folder is found
     click.echo(str(commands.sample(run_path, n=n, iteration=iteration, output=output)))
 
 
@@ -330,7 +332,9 @@ def say(text: str) -> None:
 def entry(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0, or the error's code with one message on stderr."""
     try:
-        main.main(list(arguments) if arguments is not None else None, prog_name="harness", standalone_mode=False)
+        given = list(arguments) if arguments is not None else None
+        code = main.main(given, prog_name="harness", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except HarnessError as error:
         _leave(f"harness: {error}", error.exit_code)
     except click.UsageError as error:

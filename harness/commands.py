@@ -13,13 +13,13 @@ from harness import evaluation, images, runs, sampling
 from harness.analysis.formats import format_frame
 from harness.analysis.frame import frame
 from harness.analysis.tables import render, table
-from harness.errors import InputError
+from harness.errors import InputError, RunFailed
 from harness.evaluation import Request
 from harness.grid import EvaluationSettings, shipped_grids
 from harness.methods import METHODS
 from harness.models import FAMILIES
 from harness.objectives.losses import LOSSES
-from harness.plan import Plan, data_folders, stacks
+from harness.plan import Plan, data_folders
 from harness.runs import GridFolder, RunFolder
 from harness.training.optimizers import OTHERS, STACKABLE
 from harness.training.processes import Processes
@@ -42,14 +42,8 @@ def names(kind: str) -> Sequence[str]:
 
 
 def render_plan(planned: Plan, form: str) -> str:
-    """The table of a grid's runs: id, stack, axes, seed."""
-    rows = [
-        {"id": run.id, "stack": stack.id, **run.axes, "seed": run.experiment.seed}
-        for stack in stacks(planned.runs, planned.grid.file.run.stack_size)
-        for run in stack.members
-    ]
-    order = {run.id: number for number, run in enumerate(planned.runs)}
-    rows.sort(key=lambda row: order[row["id"]])
+    """The table of a grid's runs: id, axes, seed."""
+    rows = [{"id": run.id, **run.axes, "seed": run.experiment.seed} for run in planned.runs]
     return format_frame(pd.DataFrame(rows), form, notes=[f"{len(rows)} runs of grid {planned.grid.name}."])
 
 
@@ -98,10 +92,16 @@ def _evaluate_grid(
     if not finished:
         raise InputError(f"{grid.path} has no complete run to evaluate; `harness status {grid.path}` says why.")
     sets = evaluation.grid_data(grid, data_folders(data))
+    problems: list[str] = []
     with progress_bar(show=processes.is_main) as progress:
         for run in progress.track(finished, description=f"evaluating {grid.path.name}"):
-            evaluation.evaluate_run(run, sets[run.experiment()["data_hash"]], request, processes)
+            try:
+                evaluation.evaluate_run(run, sets[run.experiment()["data_hash"]], request, processes)
+            except InputError as error:  # the other runs go on
+                problems.append(f"  {run.id}  {error}")
         evaluation.evaluate_controls(grid, list(sets.values()), request, processes)
+    if problems:
+        raise RunFailed("\n".join([f"{len(problems)} of {len(finished)} runs could not be evaluated:", *problems]))
 
 
 def _request(settings: dict[str, Any], metrics: Sequence[str], count: int | None) -> Request:

@@ -14,7 +14,7 @@ from harness import images, runs, sampling
 from harness.draws import Draws
 from harness.errors import InputError, UnknownName
 from harness.images import ImageSet, unit
-from harness.images.arrays import DAMAGED
+from harness.images.arrays import DAMAGED, as_images
 from harness.metrics import parzen as parzen_window
 from harness.runs import GridFolder, RunFolder
 from harness.training.processes import Processes
@@ -176,16 +176,14 @@ def read_samples(path: Path, data: ImageSet) -> Images:
     except DAMAGED:
         raise InputError(f"{path} is no .npz or .npy file of plain numbers, or is damaged; write it anew.") from None
     samples: NDArray[Any] = content
-    if len(samples) == 0:
-        raise InputError(f"{path} holds no images.")
-    if samples.shape[1:] == data.shape[1:] and data.shape[0] == 1:
-        samples = samples[:, None]
+    if samples.shape[1:] != data.shape:  # other orders of axes, as the npz source takes them
+        samples = as_images(samples, where=str(path))
     if samples.shape[1:] != data.shape:
         raise InputError(f"{path} holds {samples.shape}; images of {data.name} are (n, {str(data.shape)[1:]}.")
     if samples.dtype.kind == "f":
         samples = samples.astype(np.float32)
-    if samples.dtype not in (np.uint8, np.float32):
-        raise InputError(f"{path} holds {samples.dtype}; give uint8, or floats in [0, 1].")
+    if samples.dtype not in (np.uint8, np.float32) or len(samples) == 0:
+        raise InputError(f"{path} holds {len(samples)} of {samples.dtype}; give uint8, or floats in [0, 1].")
     values = unit(samples)
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         raise InputError(f"{path} has values from {values.min():g} to {values.max():g}; images lie in [0, 1].")

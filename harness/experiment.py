@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -130,23 +131,23 @@ def validate(model: type[SettingsType], data: Mapping[str, Any], *, where: str) 
     """
     try:
         # Through JSON, because there a strict model takes a list where it means a tuple.
-        return model.model_validate_json(json.dumps(data))
-    except TypeError:
+        return model.model_validate_json(json.dumps(data, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ValidationError):
+            raise _explained(error, model, where) from None
         key, value = next(_unserializable(data, ""))
-        raise InputError(f"{where}: {key} = {value} is a {type(value).__name__}; no setting takes one.") from None
-    except ValidationError as error:
-        raise _explained(error, model, where) from None
+        raise InputError(f"{where}: {key} = {value} is a {type(value).__name__} that no setting takes.") from None
 
 
 def _unserializable(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """The dotted keys of a grid file's dates and times: all that TOML has and JSON lacks."""
+    """The dotted keys of a grid file's dates, times, NaN and infinities: all that TOML has and JSON lacks."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _unserializable(inner, f"{key}.{name}" if key else name)
     elif isinstance(value, list):
         for inner in value:
             yield from _unserializable(inner, key)
-    elif not isinstance(value, str | int | float | None):
+    elif not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
         yield key, value
 
 

@@ -182,8 +182,9 @@ def _override(data: dict[str, Any], override: str) -> None:
             raise InputError(f"{name} = {table!r} is a value, not a table; write [{name}].")
     if not all(key.split(".")):
         raise InputError(f"--set {override!r}: {key!r} has an empty part.")
-    if key in tables["axes"]:
-        raise InputError(f"--set {override!r}: {key} is an axis of this grid; use --set 'axes.{key}=[...]'.")
+    axis = key.removeprefix("experiment.")
+    if axis in tables["axes"]:
+        raise InputError(f"--set {override!r}: {axis} is an axis of this grid; use --set 'axes.{axis}=[...]'.")
     top, _, rest = key.partition(".")
     if top not in GridFile.model_fields:
         top, rest = "experiment", key
@@ -220,7 +221,7 @@ def _points(file: GridFile, where: str) -> Iterator[Point]:
         if any(_matches(rule, axes) for rule in file.exclude):
             continue
         for drawn, seed in itertools.product(searched, file.seeds):
-            yield Point(_experiment(file, _settings(chosen) | drawn, seed, where), axes | drawn)
+            yield Point(_experiment(file, _settings(chosen, where) | drawn, seed, where), axes | drawn)
 
 
 def _label(axis: str, value: Any) -> Any:
@@ -228,11 +229,14 @@ def _label(axis: str, value: Any) -> Any:
     return value["name"] if _is_bundle(axis, value) else value
 
 
-def _settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(chosen: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The dotted settings that axis values stand for; a named bundle stands for all that it holds."""
     settings: dict[str, Any] = {}
     for axis, value in chosen.items():
-        settings |= {k: v for k, v in value.items() if k != "name"} if _is_bundle(axis, value) else {axis: value}
+        added = {k: v for k, v in value.items() if k != "name"} if _is_bundle(axis, value) else {axis: value}
+        for key in settings.keys() & added.keys():
+            raise InputError(f"{where} [axes]: two axes set {key}; leave it to one.")
+        settings |= added
     return settings
 
 

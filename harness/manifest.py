@@ -84,10 +84,10 @@ def read(folder: GridFolder) -> dict[str, Any]:
     """The manifest of a folder, or that of an empty one."""
     if not (folder.path / "grid.json").exists():
         return {"schema": runs.SCHEMA, "runs": [], "stacks": []}
-    manifest = GridFolder(folder.path).manifest
+    manifest = dict(runs.read_json(folder.path / "grid.json"))
     if manifest.get("schema") != runs.SCHEMA:
         raise InputError(f"{folder.path}/grid.json has schema {manifest.get('schema')}, this harness {runs.SCHEMA}.")
-    return manifest
+    return GridFolder(folder.path).manifest
 
 
 def _difference(folder: GridFolder, plan: Plan, gone: Sequence[Mapping[str, Any]]) -> str:

@@ -15,7 +15,6 @@ import torch
 
 from harness import images, models
 from harness.errors import HarnessError, InputError
-from harness.evaluation import Request
 from harness.experiment import Experiment, without_absent
 from harness.grid import Grid
 from harness.images import ImageSet
@@ -77,8 +76,6 @@ def plan(grid: Grid, folders: Sequence[Path]) -> Plan:
 
     Errors: InputError or UnknownName naming the grid file; DataMissing.
     """
-    file = grid.file.evaluation
-    Request(file.metrics, file.samples)
     data: dict[str, ImageSet] = {}
     planned: list[PlannedRun] = []
     seen: dict[str, dict[str, Any]] = {}

@@ -73,7 +73,7 @@ def _frame(method: Method, rows: np.ndarray) -> pd.DataFrame:
 def _provenance(trained: Trained, stack: Stack, position: int, data: ImageSet, processes: Processes) -> dict[str, Any]:
     experiment = stack.members[position].experiment
     diverged_at = trained.diverged_at[position]
-    iterations = len(trained.history)
+    iterations = diverged_at or len(trained.history)
     affine = data.affine
     return {
         "outcome": "complete" if diverged_at is None else "diverged",
@@ -83,7 +83,7 @@ def _provenance(trained: Trained, stack: Stack, position: int, data: ImageSet, p
         "discriminator_updates": iterations * experiment.k,
         "generator_updates": iterations,
         "images": iterations * experiment.k * experiment.batch_size,
-        "flops": trained.flops_per_step * iterations // len(stack.members),
+        "flops": trained.flops_per_step * processes.count * iterations // len(stack.members),
         "image_shape": list(data.shape),
         "affine": None if affine is None else {"offset": list(affine.offset), "scale": list(affine.scale)},
         "jpeg": data.jpeg,

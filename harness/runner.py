@@ -25,6 +25,7 @@ from harness.training.loop import Schedule, train
 from harness.training.processes import Processes, check_launcher, check_trackers
 
 _PROGRESS_SECONDS = 2.0
+_PATIENCE_SECONDS = 10.0
 
 
 class Watcher(Protocol):
@@ -66,12 +67,11 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
                 _run_stack(stack, folder, plan, options, stop=stop, watcher=watcher)
     finally:
         processes.close()
-    failed = [run_id for run_id, status in GridFolder(folder.path).statuses().items() if status == "failed"]
-    if failed:
-        raise RunFailed(
-            f"{len(failed)} of {len(plan.runs)} runs failed: {', '.join(failed[:6])}{', ...' * (len(failed) > 6)}. "
-            f"`harness status {folder.path}` gives the reasons; the same command tries them again."
-        )
+    failures = {run.id: run.failure() for run in GridFolder(folder.path).runs()}
+    reasons = [f"  {run_id}  {failure['reason']}" for run_id, failure in failures.items() if failure]
+    if reasons:
+        head = f"{len(reasons)} of {len(plan.runs)} runs failed; the same command tries them again:"
+        raise RunFailed("\n".join([head, *reasons]))
     return folder
 
 
@@ -113,8 +113,8 @@ def _run_stack(
 ) -> None:
     """Train one stack unless it has ended; a failure is recorded in its members' folders and goes no further."""
     processes = Processes(stack.experiment.precision, trackers=options.trackers, folder=str(folder.path))
-    ended = processes.from_main(all(folder.run(run.id).provenance() for run in stack.members))
-    if ended:
+    members = [folder.run(run.id) for run in stack.members]
+    if processes.from_main(all(run.provenance() and not run.failure() for run in members)):
         watcher.finish(stack, "skipped")
         return
     heart = Heart(stack, folder, processes, watcher)
@@ -127,11 +127,11 @@ def _run_stack(
         _record_failure(stack, folder, error)
         heart.write("failed")
         watcher.finish(stack, "failed")
-        if processes.count > 1:
-            # The others may wait in an exchange that this process will never join: only the job's end frees them.
+        if not processes.all_come(within_seconds=_PATIENCE_SECONDS):
+            # The others wait in an exchange that this process has left: only the job's end frees them.
             raise RunFailed(
-                f"stack {stack.id} failed on process {processes.rank} ({type(error).__name__}: {error}), which ends a "
-                "job of several; the same command goes on with the other stacks first."
+                f"stack {stack.id} failed on process {processes.rank} alone ({type(error).__name__}: {error}), which "
+                "ends the job; the same command goes on, with the other stacks first."
             ) from error
     else:
         heart.write("complete")

@@ -53,7 +53,10 @@ def load(run: RunFolder, *, iteration: int | None = None) -> Sampler:
     provenance = run.provenance()
     if provenance is None or provenance["outcome"] != "complete":
         raise InputError(f"{run.path} is {run.status()}, not complete; there is nothing to sample from.")
-    if models.family(experiment.model).source_hash != experiment.model_hash:
+    if models.is_user_model(experiment.model) and models.source_hash(experiment.model) not in (
+        None,
+        experiment.model_hash,
+    ):
         raise InputError(
             f"{run.path}: the source of model {experiment.model!r} has changed since training; restore it."
         )

@@ -227,7 +227,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "exclude of no axis": ("[[exclude]]\nk = 3\n", BASE, "unknown axis 'k' in {path} [[exclude]]"),
     "exclude of all": ("[axes]\nk = [1]\n[[exclude]]\nk = 1\n", BASE, "every experiment is excluded"),
     "axis inside a value": ('[axes]\n"k.more" = [1]\n', BASE + "k = 1\n", "k is a value, not a table"),
-    "the same experiment twice": ("[axes]\nk = [1, 1]\n", BASE, "are the same experiment; drop one"),
+    "the same experiment twice": ("[axes]\nk = [1, 1]\n", BASE, "k has 1 twice; drop or rename one"),
     "search without bounds": (
         '[search]\ndraws = 1\n[search.space]\nema = {distribution = "uniform", low = 1}\n',
         BASE,

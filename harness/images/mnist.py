@@ -97,7 +97,7 @@ def read_files(raw: Path) -> dict[str, NDArray[np.uint8]]:
 def download(folder: Path) -> Path:
     """Let torchvision download MNIST into a folder; gives the folder of the four packed files.
 
-    They arrive in a temporary folder beside and are moved when whole, so that an interrupted download leaves no half
+    They arrive in a temporary folder near it and are moved when whole, so that an interrupted download leaves no half
     file, and processes that download at the same time do no harm.
 
     Errors: DataMissing where that fails; it says what to put where.
@@ -105,20 +105,21 @@ def download(folder: Path) -> Path:
     from torchvision.datasets import MNIST
 
     raw = folder / RAW
+    beside = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
     try:
-        raw.mkdir(parents=True, exist_ok=True)
         # torchvision prints its progress; stdout is for results.
         with (
-            tempfile.TemporaryDirectory(prefix=".download-", dir=raw) as temporary,
+            tempfile.TemporaryDirectory(prefix=".download-", dir=beside) as temporary,
             contextlib.redirect_stdout(sys.stderr),
         ):
             MNIST(temporary, download=True)
+            raw.mkdir(parents=True, exist_ok=True)
             for name in FILES:
                 os.replace(temporary / RAW / f"{name}.gz", raw / f"{name}.gz")
     except (RuntimeError, OSError, HTTPException) as error:
         files = ", ".join(f"{name}.gz" for name in FILES)
         raise DataMissing(
-            f"MNIST is not there and could not be downloaded ({str(error).strip()}). Put the four files {files} "
-            f"into {raw}, or give the folder that holds {RAW} with --data or HARNESS_DATA."
+            f"MNIST is not there: put the four files {files} into {raw}, or give the folder that holds {RAW} with "
+            f"--data or HARNESS_DATA. (Downloading them failed: {str(error).strip().splitlines()[-1].strip()})"
         ) from error
     return raw

@@ -66,6 +66,7 @@ class BatchNorm:
 
     def _over_processes(self, x: Tensor, running_mean: Tensor, running_var: Tensor, context: Context) -> Tensor:
         assert context.sum_over_processes is not None
+        x = x.to(running_mean.dtype)  # moments are summed in full precision
         mean = context.sum_over_processes(x.sum(1)) / context.rows
         centred = x - mean.unsqueeze(1)
         var = context.sum_over_processes(centred.square().sum(1)) / context.rows

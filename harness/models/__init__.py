@@ -10,11 +10,21 @@ from harness.errors import UnknownName
 from harness.experiment import Experiment, NetworkSettings, validate
 from harness.models import maxout_mlp, mlp
 from harness.models.family import Family, ImageStatistics, Pair
-from harness.models.user import is_user_model, user_family
+from harness.models.user import is_user_model, source_hash, user_family
 
 FAMILIES: dict[str, Family] = {"mlp": mlp.FAMILY, "maxout-mlp": maxout_mlp.FAMILY}
 
-__all__ = ["FAMILIES", "Family", "ImageStatistics", "Pair", "build", "family", "is_user_model", "resolved"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "ImageStatistics",
+    "Pair",
+    "build",
+    "family",
+    "is_user_model",
+    "resolved",
+    "source_hash",
+]
 
 
 def family(name: str) -> Family:

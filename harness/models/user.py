@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,19 +46,27 @@ def user_family(name: str) -> Family:
     except Exception as error:
         raise InputError(
             f"model {name!r}: {module_name}.py cannot be imported ({type(error).__name__}: {error}); "
-            "put it on PYTHONPATH, or for training beside the grid file."
+            "put it into this folder, beside the grid file or on PYTHONPATH."
         ) from error
     build = getattr(module, function_name, None)
-    path = getattr(module, "__file__", None)
-    if not callable(build) or path is None:
+    if not callable(build) or getattr(module, "__file__", None) is None:
         raise InputError(f"model {name!r}: {module_name} has no function {function_name!r}.")
-    source = Path(path).read_bytes()
     return Family(
         {"generator": None, "discriminator": None},
         partial(_pair, name, build),
-        source_hash=hashlib.sha256(source).hexdigest(),
+        source_hash=source_hash(name),
         stackable=False,
     )
+
+
+def source_hash(name: str) -> str | None:
+    """sha256 of the source file behind "module:function", found without running it; None where there is none."""
+    try:
+        spec = importlib.util.find_spec(name.partition(":")[0])
+    except (ImportError, ValueError):
+        return None
+    path = Path(spec.origin) if spec and spec.origin else None
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else None
 
 
 def _pair(name: str, build: Build, experiment: Experiment, images: ImageStatistics) -> Pair:
@@ -114,7 +123,8 @@ class UserNetwork:
 
     @property
     def buffers(self) -> frozenset[str]:
-        return frozenset(name for name, _ in self._module.named_buffers())
+        frozen = (name for name, parameter in self._module.named_parameters() if not parameter.requires_grad)
+        return frozenset(name for name, _ in self._module.named_buffers()) | frozenset(frozen)
 
     def init(self, draws: Draws, purpose: str) -> Parameters:
         with _seeded(draws, purpose, 0):

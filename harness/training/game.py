@@ -94,7 +94,9 @@ class Game:
         """Gradients of the members' losses (m,) with respect to a player's parameters, over all processes."""
         # Members do not share parameters, so the gradient of the sum holds each member's own.
         trained = list(self.trained(role, state).values())
-        return self.processes.sum_gradients(torch.autograd.grad(loss.sum(), trained, retain_graph=keep_graph))
+        # A user's module may hold parameters that it does not use: their gradients are zeros.
+        gradients = torch.autograd.grad(loss.sum(), trained, retain_graph=keep_graph, materialize_grads=True)
+        return self.processes.sum_gradients(gradients)
 
     def update(self, role: str, gradients: Sequence[Tensor], state: State, update: int, iteration: int) -> None:
         """Apply gradients to a player's parameters, in place."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -26,7 +27,6 @@ class Processes:
 
     def __init__(self, precision: str = "float32", *, trackers: Sequence[str] = (), folder: str | None = None) -> None:
         self.precision = precision
-        check_launcher(precision)
         AcceleratorState._reset_state()  # precision belongs to the experiment, so it may change between stacks
         try:
             self.accelerator = Accelerator(
@@ -113,6 +113,16 @@ class Processes:
         box = [value]
         distributed.broadcast_object_list(box, src=0)
         return box[0]
+
+    def all_come(self, *, within_seconds: float) -> bool:
+        """Whether all processes come here in time; with one that does not, no exchange is possible any more."""
+        if self.count == 1:
+            return True
+        try:
+            distributed.monitored_barrier(timeout=timedelta(seconds=within_seconds))
+        except (RuntimeError, ValueError):  # a missing process; a backend without such a barrier
+            return False
+        return True
 
     def wait(self) -> None:
         """Return when all processes have come here."""

@@ -30,7 +30,7 @@ class Sampler:
     experiment: Experiment
     iteration: int
     source: str
-    """"ema" where an averaged generator makes the samples, else the method's name."""
+    """'ema' where an averaged generator makes the samples, else the method's name."""
     method: Method
     state: State
 

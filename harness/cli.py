@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from harness.errors import HarnessError, Preempted
+from harness.errors import HarnessError, Preempted, Stranded
 
 DEFAULT_OUT = Path("results/runs")
 _PATIENCE_SECONDS = 3
@@ -335,6 +335,9 @@ def entry(arguments: Sequence[str] | None = None) -> None:
         given = list(arguments) if arguments is not None else None
         code = main.main(given, prog_name="harness", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
+    except Stranded as error:
+        click.echo(f"harness: {error}", err=True)
+        os._exit(error.exit_code)  # a tidy exit would wait for the others
     except HarnessError as error:
         _leave(f"harness: {error}", error.exit_code)
     except click.UsageError as error:

@@ -101,7 +101,8 @@ def _evaluate_grid(
                 problems.append(f"  {run.id}  {error}")
         evaluation.evaluate_controls(grid, list(sets.values()), request, processes)
     if problems:
-        raise RunFailed("\n".join([f"{len(problems)} of {len(finished)} runs could not be evaluated:", *problems]))
+        message = "\n".join([f"{len(problems)} of {len(finished)} runs could not be evaluated:", *problems])
+        raise InputError(message) if len(problems) == len(finished) else RunFailed(message)
 
 
 def _request(settings: dict[str, Any], metrics: Sequence[str], count: int | None) -> Request:

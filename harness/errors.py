@@ -5,6 +5,7 @@ HarnessError            something the user can mend; the message says what, wher
 │   ├── UnknownName     a name that is not in its registry; the nearest one is suggested
 │   └── DataMissing     a data set's files are not where they were looked for, or are damaged
 ├── RunFailed           one or more runs of a grid failed; the others went on (exit code 1)
+│   └── Stranded    on one process of a job alone, so that the others wait for it in vain
 └── Preempted           a signal asked for a stop; everything is saved (exit code 75)
 """
 
@@ -43,6 +44,10 @@ class DataMissing(InputError):
 
 class RunFailed(HarnessError):
     """A grid that ended with failed runs."""
+
+
+class Stranded(RunFailed):
+    """A failure that only the end of this process can tell the others of its job."""
 
 
 class Preempted(HarnessError):

@@ -167,9 +167,9 @@ def read_samples(path: Path, data: ImageSet) -> Images:
     if not path.exists():
         raise InputError(f"{path} does not exist; give an .npz or .npy file, or `{TRAINING_IMAGES}`.")
     try:
-        content = np.load(path, allow_pickle=False)
-        if not isinstance(content, np.ndarray):
-            with content:
+        with open(path, "rb") as file:  # opened here, because numpy leaves a damaged file open
+            content = np.load(file, allow_pickle=False)
+            if not isinstance(content, np.ndarray):
                 if "images" not in content:
                     raise InputError(f"{path} has no array `images`; it holds: {', '.join(content.files)}.")
                 content = content["images"]

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from harness import manifest, records, runs
-from harness.errors import HarnessError, InputError, Preempted, RunFailed
+from harness.errors import HarnessError, InputError, Preempted, RunFailed, Stranded
 from harness.methods import method
 from harness.models import ImageStatistics
 from harness.plan import Plan, Stack
@@ -65,8 +65,12 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
         with ExitStack() as held:
             for stack in _reconciled(folder, plan, processes, held):
                 _run_stack(stack, folder, plan, options, stop=stop, watcher=watcher)
-    finally:
+    except Stranded:
+        raise  # the process group cannot be left in order
+    except BaseException:
         processes.close()
+        raise
+    processes.close()
     failures = {run.id: run.failure() for run in GridFolder(folder.path).runs()}
     reasons = [f"  {run_id}  {failure['reason']}" for run_id, failure in failures.items() if failure]
     if reasons:
@@ -129,7 +133,7 @@ def _run_stack(
         watcher.finish(stack, "failed")
         if not processes.all_come(within_seconds=_PATIENCE_SECONDS):
             # The others wait in an exchange that this process has left: only the job's end frees them.
-            raise RunFailed(
+            raise Stranded(
                 f"stack {stack.id} failed on process {processes.rank} alone ({type(error).__name__}: {error}), which "
                 "ends the job; the same command goes on, with the other stacks first."
             ) from error

@@ -110,13 +110,13 @@ def test_a_user_model_that_is_gone_or_edited_is_not_evaluated(
 ) -> None:
     assert harness("run", plain_grid, "--out", tmp_path / "out").returncode == 0
     gone = harness("evaluate", tmp_path / "out" / "own")
-    assert (gone.returncode, gone.stderr.count("harness: ")) == (2, 1)
+    assert (gone.returncode, gone.stderr.count("harness: ")) == (1, 1)  # the other run of the grid is fine
     assert "PYTHONPATH" in gone.stderr and "Traceback" not in gone.stderr
     with open(plain_grid.parent / "own_model.py", "a") as source:
         source.write("# edited\n")
     path = os.pathsep.join([environment["PYTHONPATH"], str(plain_grid.parent)])
     edited = harness("evaluate", tmp_path / "out" / "own", PYTHONPATH=path)
-    assert (edited.returncode, edited.stderr.count("harness: ")) == (2, 1)
+    assert (edited.returncode, edited.stderr.count("harness: ")) == (1, 1)
     assert "own_model" in edited.stderr and "changed" in edited.stderr
 
 
@@ -141,7 +141,7 @@ def test_a_failed_run_is_recorded_and_tried_again(harness: Harness, plain_grid: 
     grid = tmp_path / "out" / "own"
     result = harness("run", plain_grid, "--out", tmp_path / "out")
     assert result.returncode == 1
-    assert result.stderr.count("harness: ") == 1 and f"1 of 2 runs failed: {own}" in result.stderr
+    assert result.stderr.count("harness: ") == 1 and "1 of 2 runs failed" in result.stderr and own in result.stderr
     assert "Traceback" not in result.stderr
     failure = json.loads((grid / "runs" / own / "failure.json").read_text())
     assert failure["reason"] == "RuntimeError: the sky falls"

@@ -98,16 +98,7 @@ Exit codes: 0 all trained, 1 some runs failed, 2 bad input, 75 stopped by a sign
 )
 @click.option("--tracker", "trackers", multiple=True, help="A tracker of Accelerate (tensorboard, wandb, ...).")
 @format_option
-def run(
-    grid: str,
-    out: Path,
-    data: Path | None,
-    overrides: tuple[str, ...],
-    dry_run: bool,
-    images_on: Any,
-    trackers: tuple[str, ...],
-    form: str,
-) -> None:
+def run(**options: Any) -> None:
     """Train the experiments of GRID, a TOML file or a shipped grid's name.
 
     Finished runs are skipped, begun ones resumed; a failed one is recorded and the others go on.
@@ -115,7 +106,7 @@ def run(
     from harness.stopping import stop_signals
 
     with stop_signals() as stop:  # from here on, so that a signal during the start-up is not lost
-        _run(grid, out, data, overrides, dry_run, images_on, trackers, form, stop)
+        _run(stop=stop, **options)
 
 
 def _run(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness import evaluation, images, runs, sampling
 from harness.analysis.formats import format_frame
-from harness.analysis.frame import frame
+from harness.analysis.frame import frame, show
 from harness.analysis.tables import render, table
 from harness.errors import InputError, RunFailed
 from harness.evaluation import Request
@@ -117,7 +117,7 @@ def render_record(record: dict[str, Any], form: str) -> str:
     if form == "json":
         return json.dumps(record, indent=2)
     rows = pd.DataFrame([{"metric": key, **values} for key, values in record["metrics"].items()])
-    return format_frame(rows, form)
+    return format_frame(rows if form == "csv" else rows.map(show), form)
 
 
 def sample(path: Path, *, n: int, iteration: int | None, output: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ def test_ten_epochs_in_the_papers_settings_leave_the_floor_far_behind(harness: H
     trained = harness("run", "paper-mnist", "--out", tmp_path, *settings, OMP_NUM_THREADS="2")
     assert trained.returncode == 0, trained.stderr
     evaluated = harness("evaluate", tmp_path / "paper-mnist", "--data", DATA, "--format", "json", OMP_NUM_THREADS="2")
-    rows = pd.read_json(evaluated.stdout)
+    rows = pd.DataFrame(json.loads(evaluated.stdout))
     published = rows[rows["metric"] == "parzen[test,n=10000,sigma=grid]"]
     model, control = published["mean"]
     assert model > 0

@@ -65,6 +65,7 @@ def main() -> None:
 Examples:
   harness run demo
   harness run my-grid.toml --set iterations=200 --set 'seeds=[0, 1]' --dry-run
+  harness run my-grid.toml --placement one-per-process
   accelerate launch --num_processes 4 harness/run.py paper-mnist --data ~/data
 
 \b
@@ -96,6 +97,16 @@ Exit codes: 0 all trained, 1 some runs failed, 2 bad input, 75 stopped by a sign
     show_default=True,
     help="Keep training images on the device, or stream them.",
 )
+@click.option(
+    "--placement",
+    type=click.Choice(["auto", "packed", "one-per-process", "data-parallel"]),
+    default="auto",
+    show_default=True,
+    help="Stacks of many runs, each on one process; single runs, each on one; or every stack on all processes.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of a process on CPUs [default: its share of the cores]."
+)
 @click.option("--tracker", "trackers", multiple=True, help="A tracker of Accelerate (tensorboard, wandb, ...).")
 @format_option
 def run(**options: Any) -> None:
@@ -116,6 +127,8 @@ def _run(
     overrides: tuple[str, ...],
     dry_run: bool,
     images_on: Any,
+    placement: Any,
+    threads: int | None,
     trackers: tuple[str, ...],
     form: str,
     stop: Callable[[], bool],
@@ -141,7 +154,7 @@ def _run(
     from harness.runner import Options, run_grid
     from harness.watching import ProgressWatcher, progress_bar
 
-    options = Options(out, images_on=images_on, trackers=trackers)
+    options = Options(out, images_on=images_on, placement=placement, threads=threads, trackers=trackers)
     with progress_bar(show=is_main()) as progress:
         folder = run_grid(planned, options, stop=stop, watcher=ProgressWatcher(planned, progress))
     say(str(folder.path))
@@ -296,17 +309,41 @@ def list_(kind: str) -> None:
 @main.command(
     epilog="""\b
 Examples:
-  harness bench parzen
   harness bench train --format json
+  harness bench parzen -o results/bench/parzen.json
+  harness bench packed --members 16
+  harness bench packed --grid my-grid.toml --data ~/data      measure its stacks and recommend a stack_size
 """
 )
-@click.argument("name", type=click.Choice(["parzen", "train"]))
+@click.argument("name", type=click.Choice(["packed", "parzen", "start", "train"]))
+@click.option("--grid", help="packed: the grid file (or shipped grid) to measure [default: the demo's mlp runs].")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="packed: folder of the grid's data sets [default: $HARNESS_DATA, else ~/.cache/harness].",
+)
+@click.option("--members", type=click.IntRange(min=2), help="packed: at most this many runs of a shape [default: 36].")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Write the figures to this JSON file too.",
+)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def bench(name: str, form: str) -> None:
-    """Time the harness beside a plain reference, in turns on this machine."""
-    from harness import benchmarks
+def bench(name: str, output: Path | None, form: str, **options: Any) -> None:
+    """Time the harness beside a plain reference, in turns on this machine.
 
-    click.echo(benchmarks.render(benchmarks.BENCHES[name](), form))
+    train: a step beside a bare loop; packed: stacks beside single runs; parzen: the metric beside its matrix product;
+    start: commands beside the import of torch. With the roofline: matrix products and copies as fast as they go here.
+    """
+    from harness import benchmarks
+    from harness.watching import progress_bar
+
+    with progress_bar() as progress:
+        figures = benchmarks.run(name, options, progress=progress)
+    click.echo(benchmarks.render(figures, form))
+    if output is not None:
+        benchmarks.write(figures, output)
 
 
 def is_main() -> bool:

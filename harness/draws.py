@@ -13,7 +13,7 @@ Rows are counted over the whole batch, so a process that holds some of the rows 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -54,7 +54,7 @@ def purpose_word(purpose: str) -> int:
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """What one kind of draw looks like at every step: the key under which drawn-ahead blocks are kept."""
 
     kind: str
@@ -71,7 +71,7 @@ class Draws:
     `seeds`: one a member, 0 <= seed < 2^64. `rank` of `processes` holds rows [rank n / processes, ...) of every batch
     of n rows. `offset` moves the window of rows, for sampling in parts. `ahead` draws blocks of steps in one call; it
     changes no value. Values are float32 (each is rounded to it once) cast to `dtype`, so that a float64 run sees the
-    same noise.
+    same noise. `read`, where given, is asked for the values of a table at a step instead of the cipher.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class Draws:
         processes: int = 1,
         offset: int = 0,
         ahead: bool = True,
+        read: Callable[[Table, int], Tensor] | None = None,
     ) -> None:
         self.seeds = tuple(seeds)
         self.device = torch.device(device)
@@ -92,45 +93,55 @@ class Draws:
         self.processes = processes
         self.offset = offset
         self.ahead = ahead
+        self.read = read
         words = [[seed & _WORD for seed in seeds], [seed >> 32 & _WORD for seed in seeds]]
         self._key = [torch.tensor(word, dtype=torch.int64, device=self.device).view(1, -1, 1, 1, 1) for word in words]
-        self._blocks: dict[_Table, tuple[int, Tensor]] = {}
+        self._blocks: dict[Table, tuple[int, Tensor]] = {}
 
     def whole(self, *, offset: int = 0) -> Draws:
         """The same numbers, rows from `offset` on, all on every process: for initial values and samples."""
         return Draws(self.seeds, device=self.device, dtype=self.dtype, offset=offset, ahead=False)
 
+    def read_from(self, read: Callable[[Table, int], Tensor]) -> Draws:
+        """Draws of the same members on this process, whose values come from `read`."""
+        return Draws(
+            self.seeds, device=self.device, dtype=self.dtype, rank=self.rank, processes=self.processes, read=read
+        )
+
     def uniform(self, purpose: str, step: int, rows: int, width: int, *, batches: int = 1) -> Tensor:
         """Uniform on [0, 1), multiples of 2^-24: (m, batches * local rows, width)."""
-        return self._at(_Table("uniform", purpose, rows, width, batches, 0.0), step)
+        return self._at(Table("uniform", purpose, rows, width, batches, 0.0), step)
 
     def normal(self, purpose: str, step: int, rows: int, width: int, *, batches: int = 1) -> Tensor:
         """Standard normal, by the inverse distribution function: (m, batches * local rows, width)."""
-        return self._at(_Table("normal", purpose, rows, width, batches, 0.0), step)
+        return self._at(Table("normal", purpose, rows, width, batches, 0.0), step)
 
     def dropout(self, purpose: str, step: int, rows: int, width: int, *, keep: float, batches: int = 1) -> Tensor:
         """1 / keep with probability `keep` (to the nearest 2^-16), else 0: (m, batches * local rows, width)."""
-        return self._at(_Table("dropout", purpose, rows, width, batches, keep), step)
+        return self._at(Table("dropout", purpose, rows, width, batches, keep), step)
 
     def orders(self, purpose: str, first: int, count: int, size: int) -> Tensor:
         """Random orders of range(size), for each member and step from `first` on: int64 (m, count, size)."""
-        words = self.whole()._words(_Table("order", purpose, 1, size, 1, 0.0), first, count)
+        words = self.whole()._words(Table("order", purpose, 1, size, 1, 0.0), first, count)
         order = words.view(count, len(self.seeds), -1)[..., :size].argsort(dim=-1, stable=True)
         return order.transpose(0, 1).contiguous()
 
-    def _at(self, table: _Table, step: int) -> Tensor:
+    def _at(self, table: Table, step: int) -> Tensor:
+        if self.read is not None:
+            return self.read(table, step)
         if not self.ahead:
-            return self._values(table, step, 1)[0]
+            return self.values(table, step, 1)[0]
         first, block = self._blocks.get(table, (0, None))
         if block is None or not first <= step < first + len(block):
             values = len(self.seeds) * table.batches * self._local(table.rows) * table.width
             count = max(1, min(64, _BLOCK_VALUES // max(values, 1)))
             first = step // count * count
-            block = self._values(table, first, count)
+            block = self.values(table, first, count)
             self._blocks[table] = (first, block)
         return block[step - first]
 
-    def _values(self, table: _Table, first: int, count: int) -> Tensor:
+    def values(self, table: Table, first: int, count: int) -> Tensor:
+        """A table's values at some steps: (count, m, batches * local rows, width)."""
         words = self._words(table, first, count)
         if table.kind == "dropout":
             lanes = torch.cat([words & 0xFFFF, words >> 16], dim=-1)[..., : table.width]
@@ -142,7 +153,7 @@ class Draws:
             values = (words[..., : table.width] >> 8).to(self.dtype).mul_(2.0**-24)
         return values.reshape(count, len(self.seeds), -1, table.width)
 
-    def _words(self, table: _Table, first: int, count: int) -> Tensor:
+    def _words(self, table: Table, first: int, count: int) -> Tensor:
         """Words of 32 random bits in int64: (count, m, batches, local rows, at least the lanes that width needs)."""
         lanes = 8 if table.kind == "dropout" else 4
         blocks = -(-table.width // lanes)

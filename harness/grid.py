@@ -31,8 +31,10 @@ class EvaluationSettings(Settings):
 class RunSettings(Settings):
     """How the grid is carried out; changes no trained parameter, up to rounding between different stacks."""
 
-    stack_size: Annotated[int, Field(ge=1)] = 8
-    """At most this many experiments of one shape train together."""
+    stack_size: Annotated[int, Field(ge=1)] | None = None
+    """At most this many experiments of one shape train together; absent: what suits the model and the device."""
+    convolution: Literal["grouped", "channels_last", "in_turn"] | None = None
+    """How a stack computes convolutions; absent: whatever is quickest in a few steps at its start."""
     snapshot_every: Annotated[int, Field(ge=1)] | None = None
     """Iterations between snapshots of the generators; absent: the last alone."""
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None

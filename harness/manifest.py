@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import runs
 from harness.errors import InputError
-from harness.plan import Plan, PlannedRun, Stack, stacks
+from harness.plan import Plan, PlannedRun, Stack, StackSize, stacks
 from harness.runs import GridFolder
 
 _SHOWN_DIFFERENCES = 5
@@ -45,10 +45,10 @@ def lock(folder: GridFolder) -> Iterator[None]:
         os.close(descriptor)
 
 
-def reconcile(folder: GridFolder, plan: Plan) -> list[Stack]:
+def reconcile(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
     """The stacks of a grid folder, in order, after its manifest has taken in the plan's new runs.
 
-    Stacks that exist never change; new runs form new stacks behind them.
+    Stacks that exist never change; new runs form new stacks behind them, of at most `size` members.
     Errors: InputError with the differences where the plan lacks or changes runs that the folder holds.
     """
     manifest = read(folder)
@@ -58,7 +58,6 @@ def reconcile(folder: GridFolder, plan: Plan) -> list[Stack]:
         raise InputError(_difference(folder, plan, gone))
     known = {entry["id"] for entry in manifest["runs"]}
     new = [run for run in plan.runs if run.id not in known]
-    size = plan.grid.file.run.stack_size
     added = stacks(new, size)
     # Entries follow the grid file's order; the stacks keep theirs.
     manifest["runs"] = [{"id": run.id, "axes": run.axes, "seed": run.experiment.seed} for run in plan.runs]
@@ -66,7 +65,6 @@ def reconcile(folder: GridFolder, plan: Plan) -> list[Stack]:
     manifest |= {
         "name": plan.grid.name,
         "axes": plan.grid.axes,
-        "stack_size": size,
         "data": {
             images.content_hash: {"dataset": name, "folders": [str(path.absolute()) for path in plan.folders]}
             for name, images in plan.data.items()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from harness.objectives.losses import loss
 from harness.training import optimizers
 
 _PER_MEMBER = ("seed", "loss", "discriminator_loss_weight")
+StackSize = Callable[[Experiment], int]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class PlannedRun:
 
     experiment: Experiment
     axes: dict[str, Any]
+    image_shape: tuple[int, int, int]
+    """(c, h, w) of its data."""
 
     @property
     def id(self) -> str:
@@ -84,7 +88,7 @@ def plan(grid: Grid, folders: Sequence[Path]) -> Plan:
         try:
             if name not in data:
                 data[name] = images.load(name, folders)
-            run = PlannedRun(resolved(point.experiment, data[name]), point.axes)
+            run = PlannedRun(resolved(point.experiment, data[name]), point.axes, data[name].shape)
         except HarnessError as error:
             if str(grid.path) not in str(error):
                 error.args = (f"{grid.path}: {error}",)
@@ -123,23 +127,28 @@ def resolved(experiment: Experiment, data: ImageSet) -> Experiment:
     return experiment
 
 
-def stacks(runs: Sequence[PlannedRun], size: int) -> list[Stack]:
-    """Runs of one shape, in order, at most `size` to a stack."""
+def stacks(runs: Sequence[PlannedRun], size: int | StackSize) -> list[Stack]:
+    """Runs of one shape, in order, in as few stacks of at most `size` members as will do, as equal as can be."""
     shapes: dict[str, list[PlannedRun]] = {}
     for run in runs:
-        shapes.setdefault(_shape(run.experiment), []).append(run)
-    return [
-        Stack(tuple(members[start : start + size]))
-        for members in shapes.values()
-        for start in range(0, len(members), size)
-    ]
+        shapes.setdefault(_shape(run), []).append(run)
+    found = []
+    for members in shapes.values():
+        largest = size if isinstance(size, int) else size(members[0].experiment)
+        count = -(-len(members) // largest)
+        bounds = [part * len(members) // count for part in range(count + 1)]
+        found += [Stack(tuple(members[start:stop])) for start, stop in itertools.pairwise(bounds)]
+    return found
 
 
-def _shape(experiment: Experiment) -> str:
+def _shape(run: PlannedRun) -> str:
     """What the members of a stack must share: everything but what each can have as its own."""
-    if not models.family(experiment.model).stackable:
-        return experiment.run_id
+    experiment = run.experiment
+    if not models.family(experiment.model).stackable(experiment, run.image_shape):
+        return run.id
     shared = {key: value for key, value in experiment.canonical().items() if key not in _PER_MEMBER}
+    if experiment.ema is not None:
+        shared["ema"] = "any"
     for role in ("generator", "discriminator"):
         name = shared[role]["optimizer"]["name"]
         if name in optimizers.STACKABLE:

@@ -91,6 +91,8 @@ def _provenance(trained: Trained, stack: Stack, position: int, data: ImageSet, p
         "commit": _commit(),
         "platform": platform.platform(),
         "device": _device_name(processes.device),
+        "engine": trained.engine,
+        "convolution": trained.convolution,
         "processes": processes.count,
         "threads": torch.get_num_threads(),
         "stack": {"id": stack.id, "size": len(stack.members), "position": position},

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,13 @@ from harness import manifest, records, runs
 from harness.errors import HarnessError, InputError, Preempted, RunFailed, Stranded
 from harness.methods import method
 from harness.models import ImageStatistics
-from harness.plan import Plan, Stack
+from harness.placement import PlacementName, placement
+from harness.plan import Plan, Stack, StackSize
 from harness.runs import GridFolder
-from harness.training.feed import Order, Placement, TrainingImages, mean_image
+from harness.training import feed
+from harness.training.feed import Order, TrainingImages, mean_image
 from harness.training.loop import Schedule, train
-from harness.training.processes import Processes, check_launcher, check_trackers
+from harness.training.processes import Processes, check_launcher, check_trackers, set_threads
 
 _PROGRESS_SECONDS = 2.0
 _PATIENCE_SECONDS = 10.0
@@ -30,6 +32,9 @@ _PATIENCE_SECONDS = 10.0
 
 class Watcher(Protocol):
     """Who looks on while a grid runs."""
+
+    def begin(self, stacks: Sequence[Stack], where: str) -> None:
+        """This process is to train these stacks, placed as `where` says."""
 
     def start(self, stack: Stack, iteration: int) -> None:
         """A stack begins, or goes on behind an iteration."""
@@ -46,7 +51,9 @@ class Options:
     """How to carry out a grid; nothing here changes a result."""
 
     out: Path
-    images_on: Placement = "auto"
+    images_on: feed.Placement = "auto"
+    placement: PlacementName = "auto"
+    threads: int | None = None
     trackers: tuple[str, ...] = ()
 
 
@@ -59,12 +66,27 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
     for precision in {run.experiment.precision for run in plan.runs}:
         check_launcher(precision)
     processes = Processes()
+    set_threads(processes, options.threads)
     folder = GridFolder(options.out / plan.grid.name)
+    placed = placement(
+        options.placement,
+        stack_size=plan.grid.file.run.stack_size,
+        device=processes.device.type,
+        processes=processes.count,
+    )
+    divides = all(run.experiment.batch_size % processes.count == 0 for run in plan.runs)
     try:
-        _check_batches(plan, processes)
+        if options.placement == "data-parallel":
+            _check_batches(plan, processes)
         with ExitStack() as held:
-            for stack in _reconciled(folder, plan, processes, held):
-                _run_stack(stack, folder, plan, options, stop=stop, watcher=watcher)
+            stacks = _reconciled(folder, plan, placed.stack_size, processes, held)
+            is_shared = placed.is_shared(len(stacks)) and divides
+            own = stacks if is_shared else stacks[processes.rank :: processes.count]
+            watcher.begin(own, placed.reason)
+            for stack in own:
+                _run_stack(stack, folder, plan, options, alone=not is_shared, stop=stop, watcher=watcher)
+            if not is_shared:
+                processes.wait_for_days()
     except Stranded:
         raise  # the process group cannot be left in order
     except BaseException:
@@ -88,7 +110,7 @@ def _check_batches(plan: Plan, processes: Processes) -> None:
             )
 
 
-def _reconciled(folder: GridFolder, plan: Plan, processes: Processes, held: ExitStack) -> list[Stack]:
+def _reconciled(folder: GridFolder, plan: Plan, size: StackSize, processes: Processes, held: ExitStack) -> list[Stack]:
     """The folder's stacks, on every process, those that failed before last.
 
     The main process alone locks the folder (until `held` closes) and writes the manifest; all hear if it refuses.
@@ -98,7 +120,7 @@ def _reconciled(folder: GridFolder, plan: Plan, processes: Processes, held: Exit
     if processes.is_main:
         try:
             held.enter_context(manifest.lock(folder))
-            found = manifest.reconcile(folder, plan)
+            found = manifest.reconcile(folder, plan, size)
             found.sort(key=lambda stack: any(folder.run(run.id).failure() for run in stack.members))
         except HarnessError as error:
             refusal = str(error)
@@ -113,10 +135,18 @@ def _reconciled(folder: GridFolder, plan: Plan, processes: Processes, held: Exit
 
 
 def _run_stack(
-    stack: Stack, folder: GridFolder, plan: Plan, options: Options, *, stop: Callable[[], bool], watcher: Watcher
+    stack: Stack,
+    folder: GridFolder,
+    plan: Plan,
+    options: Options,
+    *,
+    alone: bool,
+    stop: Callable[[], bool],
+    watcher: Watcher,
 ) -> None:
     """Train one stack unless it has ended; a failure is recorded in its members' folders and goes no further."""
-    processes = Processes(stack.experiment.precision, trackers=options.trackers, folder=str(folder.path))
+    precision = stack.experiment.precision
+    processes = Processes(precision, trackers=options.trackers, folder=str(folder.path), alone=alone)
     members = [folder.run(run.id) for run in stack.members]
     if processes.from_main(all(run.provenance() and not run.failure() for run in members)):
         watcher.finish(stack, "skipped")
@@ -186,6 +216,7 @@ def _train_stack(
         checkpoint_every=settings.checkpoint_every,
         checkpoint_seconds=settings.checkpoint_seconds,
         snapshot_every=settings.snapshot_every,
+        convolution=settings.convolution,
     )
     processes.start_trackers(plan.grid.name, {"grid": plan.grid.name})
 

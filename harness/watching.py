@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -17,11 +17,20 @@ class ProgressWatcher:
 
     def __init__(self, plan: Plan, progress: Progress) -> None:
         self.progress = progress
-        self.total_runs = len(plan.runs)
-        total = sum(run.experiment.iterations for run in plan.runs)
-        self.task = progress.add_task(plan.grid.name, total=total)
+        self.plan = plan
+        self.task = progress.add_task(plan.grid.name, total=None)
         self._behind = 0
         self._runs = 0
+        self._all_runs = 0
+
+    def begin(self, stacks: Sequence[Stack], where: str) -> None:
+        self._all_runs = sum(len(stack.members) for stack in stacks)
+        total = sum(stack.experiment.iterations * len(stack.members) for stack in stacks)
+        self.progress.update(self.task, total=total)
+        note = f"{self._all_runs} runs in {len(stacks)} stacks; {where}"
+        if self._all_runs < len(self.plan.runs):
+            note += f". This process's part of {len(self.plan.runs)} runs"
+        self.progress.console.print(note, highlight=False)
 
     def start(self, stack: Stack, iteration: int) -> None:
         self.advance(stack, iteration)
@@ -35,7 +44,7 @@ class ProgressWatcher:
         self.progress.update(self.task, completed=self._behind)
         shared = stack.experiment
         note = f"{len(stack.members)} runs of {shared.model} with k = {shared.k} on {shared.dataset}"
-        self.progress.console.print(f"[{self._runs}/{self.total_runs}] {outcome}: {note}", highlight=False)
+        self.progress.console.print(f"[{self._runs}/{self._all_runs}] {outcome}: {note}", highlight=False)
 
 
 @contextmanager

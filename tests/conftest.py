@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save
 
-from harness import images, plan
+from harness import images, plan, runs
 from harness.draws import Draws
 from harness.experiment import Experiment, validate
 from harness.grid import load_grid
 from harness.images import ImageSet
 from harness.layers import Context
 from harness.models import ImageStatistics
+from harness.runs import RunFolder
+from harness.training import checkpoint
 from harness.training.feed import Feed, Order, Placement, TrainingImages, mean_image
 from harness.training.game import State
 from harness.training.gan import Gan
@@ -130,3 +133,23 @@ def context_of() -> Callable[..., Context]:
         return Context(Draws(seeds), "test", 3, rows, **settings)
 
     return context
+
+
+@pytest.fixture
+def untrained_run(
+    tmp_path: Path, resolve: Callable[..., Experiment], digits: ImageSet, digits_statistics: ImageStatistics
+) -> Callable[..., RunFolder]:
+    """Makes the folder of a finished run, but for its training, from settings that differ from the tiny experiment."""
+
+    def make(**settings: Any) -> RunFolder:
+        experiment = resolve(**settings)
+        processes = Processes(experiment.precision)
+        gan = Gan.of([experiment], digits_statistics, training_images=len(digits.train), processes=processes)
+        run = RunFolder(tmp_path / "runs" / experiment.run_id)
+        run.write("experiment.json", experiment.canonical())
+        content = save(checkpoint.flatten(gan.sampler(gan.init())))
+        runs.write_bytes(run.snapshots / "0000000060.safetensors", content)
+        run.write("provenance.json", {"outcome": "complete", "image_shape": list(digits.shape)})
+        return run
+
+    return make

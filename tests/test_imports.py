@@ -21,7 +21,7 @@ FLOORS = (
     {"models", "objectives", "metrics"},
     {"training", "baselines"},
     {"analysis"},
-    {"methods"},
+    {"methods", "placement"},
     {"plan"},
     {"manifest", "records", "sampling", "watching", "stopping"},
     {"evaluation", "runner"},

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> GridFolder:
 
 def reconciled(folder: GridFolder, plan: Plan) -> dict[str, Any]:
     """The manifest after the plan was taken in, and that it names the stacks which are given to the runner."""
-    found = manifest.reconcile(folder, plan)
+    found = manifest.reconcile(folder, plan, lambda experiment: plan.grid.file.run.stack_size or 8)
     written = GridFolder(folder.path).manifest
     assert [stack["id"] for stack in written["stacks"]] == [stack.id for stack in found]
     return written
@@ -110,7 +110,7 @@ def test_removed_or_changed_experiments_are_refused_and_nothing_is_overwritten(
     before = content(folder.path)
     rest, seeds, messages = REFUSED[what]
     with pytest.raises(InputError) as error:
-        manifest.reconcile(folder, planned(rest, seeds=seeds))
+        manifest.reconcile(folder, planned(rest, seeds=seeds), lambda experiment: 8)
     text = str(error.value)
     assert str(folder.path) in text and "nothing was written" in text and "tiny.toml" in text
     assert [message for message in messages if message not in text] == []
@@ -120,7 +120,7 @@ def test_removed_or_changed_experiments_are_refused_and_nothing_is_overwritten(
 def test_more_differences_than_fit_are_counted(folder: GridFolder, planned: Planned) -> None:
     reconciled(folder, planned(seeds="[0, 1, 2, 3, 4, 5, 6]"))
     with pytest.raises(InputError, match="and 2 more"):
-        manifest.reconcile(folder, planned(seeds="[9]"))
+        manifest.reconcile(folder, planned(seeds="[9]"), lambda experiment: 8)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_damaged_or_foreign_manifest_is_refused(
     folder.path.mkdir(parents=True)
     (folder.path / "grid.json").write_text(written)
     with pytest.raises(InputError, match=message):
-        manifest.reconcile(folder, planned())
+        manifest.reconcile(folder, planned(), lambda experiment: 8)
     assert content(folder.path) == {"grid.json": written.encode()}
 
 
@@ -169,7 +169,7 @@ def sizes(found: list[Stack]) -> list[int]:
 def test_runs_of_one_shape_share_stacks_of_limited_size(planned: Planned) -> None:
     mixed = planned(LOSSES + '"optimizer.lr" = [0.1, 0.2]\ndiscriminator_loss_weight = [1.0, 0.5]\n', seeds="[0, 1]")
     assert sizes(stacks(mixed.runs, 16)) == [16]
-    assert sizes(stacks(mixed.runs, 7)) == [7, 7, 2]
+    assert sizes(stacks(mixed.runs, 7)) == [5, 5, 6]
     assert [run for stack in stacks(mixed.runs, 7) for run in stack.members] == list(mixed.runs)
 
 

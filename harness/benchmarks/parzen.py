@@ -7,9 +7,11 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
+from rich.progress import Progress
 from torch import Tensor
 
-from harness.benchmarks.timing import machine, measure_in_turns, peak_working_bytes
+from harness.benchmarks.roofline import Rates, measure_rates
+from harness.benchmarks.timing import Turns, machine, measure_rounds, peak_working_bytes
 from harness.metrics.parzen import VALIDATION_POINTS, parzen
 
 
@@ -21,38 +23,52 @@ def bench(
     repeats: int = 5,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    rates: Rates | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Seconds of the protocol (grid, refined sigma, test set at both) and of the bare product, timed in turns.
 
     `ratio` is the median over rounds of protocol / product. `achieved_fraction` is the protocol's rate over the
-    product's, counting only the operations of its two distance passes. `working_bytes` is the peak over the inputs,
-    in a fresh process; None where the system does not tell.
+    product's, counting only the operations of its two distance passes; `floor_fraction` compares them with the
+    roofline of `rates` (measured if not given), the bytes being one reading of the inputs. `working_bytes` is the peak
+    over the inputs, in a fresh process; None where the system does not tell.
     """
+    rates = rates or measure_rates(device, ["float64"])
     samples, validation, points = _inputs(centres, test, dimension, seed=seed, device=device)
     left, right = points.double(), samples.double().T
     product = left.new_empty(test, centres)
-    turns = measure_in_turns(
-        lambda: parzen(samples, validation, points),
-        lambda: torch.mm(left, right, out=product),
-        repeats=repeats,
-        device=device,
+    turns = Turns(
+        *measure_rounds(
+            [lambda: parzen(samples, validation, points), lambda: torch.mm(left, right, out=product)],
+            repeats=repeats,
+            device=device,
+            progress=progress,
+            title="parzen",
+        )
     )
+    roofline, bytes_moved = rates.roofline("float64"), samples.nbytes + validation.nbytes + points.nbytes
     product_operations = 2 * test * centres * dimension
     protocol_operations = 2 * (test + len(validation)) * centres * dimension
     product_rate = product_operations / turns.second.median_seconds
     return {
         "machine": machine(device),
+        "rates": rates.figures(),
         "centres": centres,
         "validation": len(validation),
         "test": test,
         "dimension": dimension,
         "protocol_seconds": turns.first.median_seconds,
+        "fastest_protocol_seconds": turns.first.fastest_seconds,
+        "slowest_protocol_seconds": turns.first.slowest_seconds,
         "product_seconds": turns.second.median_seconds,
         "ratio": turns.median_ratio,
         "ratios": list(turns.ratios),
         "operations": protocol_operations,
         "product_operations_per_second": product_rate,
         "achieved_fraction": protocol_operations / turns.first.median_seconds / product_rate,
+        "bytes_at_least": bytes_moved,
+        "floor_seconds": roofline.floor_seconds(protocol_operations, bytes_moved),
+        "floor_fraction": roofline.fraction(turns.first.median_seconds, protocol_operations, bytes_moved),
         "working_bytes": _working_bytes_in_fresh_process(centres, test, dimension, seed, str(device)),
     }
 

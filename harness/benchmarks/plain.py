@@ -57,7 +57,7 @@ class PlainLoop:
     def iterations(self, count: int) -> None:
         """Train for some iterations of Algorithm 1 with k = 1."""
         for _ in range(count):
-            x = self.images[torch.randint(len(self.images), (self.batch_size,))]
+            x = self.images[torch.randint(len(self.images), (self.batch_size,), device=self.images.device)]
             with torch.no_grad():
                 fake = self.generator(self._latents())
             loss_d = softplus(-self.discriminator(x)).mean() + softplus(self.discriminator(fake)).mean()
@@ -71,7 +71,7 @@ class PlainLoop:
         """Train for some iterations in which both players move at once, from one minibatch and one forward pass."""
         generator, discriminator = list(self.generator.parameters()), list(self.discriminator.parameters())
         for _ in range(count):
-            x = self.images[torch.randint(len(self.images), (self.batch_size,))]
+            x = self.images[torch.randint(len(self.images), (self.batch_size,), device=self.images.device)]
             a_real, a_fake = self.discriminator(x), self.discriminator(self.generator(self._latents()))
             loss_d = 0.5 * (softplus(-a_real).mean() + softplus(a_fake).mean())
             loss_g = softplus(-a_fake).mean()
@@ -84,7 +84,7 @@ class PlainLoop:
             self.history.append((loss_d.detach(), loss_g.detach()))
 
     def _latents(self) -> Tensor:
-        return (torch.rand(self.batch_size, self.latent) * 2 - 1) * math.sqrt(3)
+        return (torch.rand(self.batch_size, self.latent, device=self.images.device) * 2 - 1) * math.sqrt(3)
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -119,6 +119,7 @@ def paper_mnist(images: Tensor) -> PlainLoop:
         nn.Dropout(0.2), Maxout(784, 240, 5), nn.Dropout(0.5), Maxout(240, 240, 5), nn.Dropout(0.5),
         nn.Linear(240, 1), nn.Flatten(0),
     )  # fmt: skip
+    generator, discriminator = generator.to(images.device), discriminator.to(images.device)
     optimizer_g, optimizer_d = (
         torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.5) for network in (generator, discriminator)
     )
@@ -126,6 +127,7 @@ def paper_mnist(images: Tensor) -> PlainLoop:
 
 
 def _with_adam(generator: nn.Module, discriminator: nn.Module, images: Tensor, *, latent: int) -> PlainLoop:
+    generator, discriminator = generator.to(images.device), discriminator.to(images.device)
     optimizer_g, optimizer_d = (
         torch.optim.Adam(network.parameters(), 2e-4, (0.5, 0.999)) for network in (generator, discriminator)
     )

@@ -1,4 +1,4 @@
-"""Timing that benchmarks share: the machine, one function, two functions in turns, memory."""
+"""Timing that benchmarks share: the machine, one function, several functions in turns, threads, memory."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.progress import Progress
 
 Function = Callable[[], object]
 
@@ -56,11 +58,32 @@ def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:
     device = torch.device(device)
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch compute with that many threads, and with as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The median of some measured values, the lowest and the highest, as plain data."""
+    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
 
 
 def measure(function: Function, *, repeats: int, warmup: int = 1, device: torch.device | str = "cpu") -> Timing:
@@ -74,12 +97,31 @@ def measure_in_turns(
     first: Function, second: Function, *, repeats: int, warmup: int = 1, device: torch.device | str = "cpu"
 ) -> Turns:
     """Seconds of two functions called alternately, `repeats` rounds after `warmup` rounds that are not counted."""
-    for _ in range(warmup):
-        first()
-        second()
+    timings = measure_rounds([first, second], repeats=repeats, warmup=warmup, device=device)
+    return Turns(*timings)
+
+
+def measure_rounds(
+    functions: Sequence[Function],
+    *,
+    repeats: int,
+    warmup: int = 1,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    title: str = "",
+) -> list[Timing]:
+    """Seconds of several functions called one after the other in each of `repeats` rounds, after `warmup` rounds.
+
+    `progress` shows the rounds under `title`.
+    """
     device = torch.device(device)
-    rounds = [(_seconds(first, device), _seconds(second, device)) for _ in range(repeats)]
-    return Turns(Timing(tuple(a for a, _ in rounds)), Timing(tuple(b for _, b in rounds)))
+    numbers = range(-warmup, repeats)
+    rounds = []
+    for number in numbers if progress is None else progress.track(numbers, description=title):
+        seconds = [_seconds(function, device) for function in functions]
+        if number >= 0:
+            rounds.append(seconds)
+    return [Timing(tuple(seconds)) for seconds in zip(*rounds, strict=True)]
 
 
 def peak_working_bytes(function: Function, *, device: torch.device | str = "cpu") -> int | None:

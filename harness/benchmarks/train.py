@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.progress import Progress
 
 from harness.benchmarks import plain
-from harness.benchmarks.timing import machine, measure_in_turns
+from harness.benchmarks.products import bare, record, time_share
+from harness.benchmarks.roofline import Rates, measure_rates
+from harness.benchmarks.timing import machine, measure_rounds
+from harness.benchmarks.workload import TrainingSet, TrainingStack
 from harness.experiment import Experiment, validate
-from harness.images import ImageSet, Split
+from harness.images import ImageSet, Split, unit
 from harness.images.image_set import content_hash
-from harness.methods import method
-from harness.models import ImageStatistics
 from harness.plan import resolved
-from harness.training.feed import Order, TrainingImages, mean_image
 from harness.training.processes import Processes
 
 _ADAM = {"name": "Adam", "lr": 2e-4, "betas": [0.5, 0.999]}
@@ -99,33 +100,66 @@ WORKLOADS = {
 }
 
 
-def bench(*, repeats: int = 9, share: float = 1.0) -> dict[str, Any]:
+def bench(
+    *, repeats: int = 9, share: float = 1.0, rates: Rates | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
     """Iterations a second of each workload by both loops, timed in turns; `speed` is ours over the reference's.
 
-    `share` scales the iterations of a turn. Images are random: speed does not depend on their content.
+    Beside them, in the same rounds, the bare matrix products of the iterations, at their shapes. `floor_fraction` is
+    the roofline's floor over our time, `products_fraction` the bare products' time over ours (medians over rounds),
+    `products_share` what the profiler finds of products in our time, where the host starts every operation; with
+    another engine `over_eager` is our speed over that. `share` scales the iterations of a turn. `rates` are measured if
+    not given. Images are random: speed does not depend on their content.
     """
-    return {
-        "machine": machine(),
-        "workloads": {name: _compare(workload, repeats, share) for name, workload in WORKLOADS.items()},
-    }
+    device = Processes().device
+    rates = rates or measure_rates(device)
+    compared = {name: _compare(name, workload, repeats, share, rates, progress) for name, workload in WORKLOADS.items()}
+    return {"machine": machine(device), "rates": rates.figures(), "workloads": compared}
 
 
-def _compare(workload: Workload, repeats: int, share: float) -> dict[str, Any]:
+def _compare(
+    name: str, workload: Workload, repeats: int, share: float, rates: Rates, progress: Progress | None
+) -> dict[str, Any]:
     count = max(1, round(workload.iterations * share))
-    images = _random_images(workload)
-    reference = workload.reference(torch.from_numpy(images.train.images).flatten(1))
-    simultaneous = workload.settings.get("updates") == "simultaneous"
-    theirs = reference.simultaneous_iterations if simultaneous else reference.iterations
-    turns = measure_in_turns(_ours(workload, images, count), lambda: theirs(count), repeats=repeats)
-    speeds = [1 / ratio for ratio in turns.ratios]
-    return {
-        "iterations_per_second": count / turns.first.median_seconds,
-        "reference_iterations_per_second": count / turns.second.median_seconds,
-        "fastest_iterations_per_second": count / turns.first.fastest_seconds,
+    ours = _ours(workload)
+    products = record(lambda: ours.train_eagerly(1))
+    turns = {
+        "ours": lambda: ours.train(count),
+        "reference": _reference(workload, ours, count),
+        "products": bare(products, count, device=ours.device),
+    }
+    if ours.engine.name != "eager":
+        turns["eager"] = lambda: ours.train_eagerly(count)
+    measured = measure_rounds(list(turns.values()), repeats=repeats, device=ours.device, progress=progress, title=name)
+    timings = dict(zip(turns, measured, strict=True))
+    own, reference, alone = timings["ours"], timings["reference"], timings["products"]
+    operations, bytes_moved = ours.operations(), ours.bytes_at_least()
+    roofline = rates.roofline("float32")
+    speeds = [b / a for a, b in zip(own.seconds, reference.seconds, strict=True)]
+    figures = {
+        "engine": ours.engine.name,
+        "iterations_per_second": count / own.median_seconds,
+        "slowest_iterations_per_second": count / own.slowest_seconds,
+        "fastest_iterations_per_second": count / own.fastest_seconds,
+        "reference_iterations_per_second": count / reference.median_seconds,
         "speed": statistics.median(speeds),
         "slowest_speed": min(speeds),
         "fastest_speed": max(speeds),
+        "operations": operations,
+        "bytes_at_least": bytes_moved,
+        "floor_iterations_per_second": 1 / roofline.floor_seconds(operations, bytes_moved),
+        "floor_fraction": roofline.fraction(own.median_seconds / count, operations, bytes_moved),
+        "products": len(products),
+        "products_iterations_per_second": count / alone.median_seconds,
+        "products_fraction": statistics.median(b / a for a, b in zip(own.seconds, alone.seconds, strict=True)),
+        "products_share": time_share(lambda: ours.train_eagerly(count), device=ours.device),
     }
+    if "eager" in timings:
+        figures["eager_iterations_per_second"] = count / timings["eager"].median_seconds
+        figures["over_eager"] = statistics.median(
+            b / a for a, b in zip(own.seconds, timings["eager"].seconds, strict=True)
+        )
+    return figures
 
 
 def _random_images(workload: Workload) -> ImageSet:
@@ -134,21 +168,19 @@ def _random_images(workload: Workload) -> ImageSet:
     return ImageSet("random", workload.shape, train, train, train, content_hash([train]))
 
 
-def _ours(workload: Workload, images: ImageSet, count: int) -> Callable[[], None]:
-    data = {"dataset": "random", "iterations": count} | workload.settings
+def _ours(workload: Workload) -> TrainingStack:
+    """A stack of one that trains on random images."""
+    images = _random_images(workload)
+    data = {"dataset": "random", "iterations": workload.iterations} | workload.settings
     experiment = resolved(validate(Experiment, data, where="benchmark"), images)
-    processes = Processes(experiment.precision)
-    statistics_ = ImageStatistics(images.shape, mean_image(images.train))
-    gan = method("gan")([experiment], statistics_, training_images=len(images.train), processes=processes)
-    order = Order(gan.draws, size=len(images.train), batch_size=experiment.batch_size, batches=experiment.k)
-    feed = TrainingImages(images.train, processes).feed(order, first=0, steps=2**31)
-    state = gan.init()
-    done = 0
+    return TrainingStack.of([experiment], TrainingSet.of(images, experiment.precision))
 
-    def turn() -> None:
-        nonlocal done
-        for iteration in range(done, done + count):
-            gan.step(state, feed.batch(iteration), iteration)
-        done += count
 
-    return turn
+def _reference(workload: Workload, ours: TrainingStack, count: int) -> Callable[[], None]:
+    """The plain loop on the same images and device."""
+    images = ours.training_set.images
+    pixels = torch.from_numpy(unit(images.split.images[np.arange(len(images.split))])).flatten(1)
+    loop = workload.reference(pixels.to(images.processes.device))
+    simultaneous = ours.experiment.updates == "simultaneous"
+    iterations = loop.simultaneous_iterations if simultaneous else loop.iterations
+    return lambda: iterations(count)

@@ -5,15 +5,19 @@ so that state flows through arguments: `layer.init(draws)` gives them, `layer(pa
 """
 
 from harness.layers.activation import ACTIVATIONS, Function, activation, flatten, scalar, unflatten
+from harness.layers.convolution import Convolution, TransposedConvolution
 from harness.layers.dropout import Dropout
 from harness.layers.linear import Linear, Maxout
-from harness.layers.network import Context, Layer, Network, Parameters
+from harness.layers.network import CONVOLUTION_WAYS, Context, ConvolutionWay, Layer, Network, Parameters
 from harness.layers.normalization import BatchNorm
 
 __all__ = [
+    "CONVOLUTION_WAYS",
     "ACTIVATIONS",
     "BatchNorm",
     "Context",
+    "Convolution",
+    "ConvolutionWay",
     "Dropout",
     "Function",
     "Layer",
@@ -21,6 +25,7 @@ __all__ = [
     "Maxout",
     "Network",
     "Parameters",
+    "TransposedConvolution",
     "activation",
     "flatten",
     "scalar",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.draws import Draws
+from harness.layers.initial import initial_bias, initial_weight
 from harness.layers.network import Context, Parameters
 
 
@@ -17,9 +17,9 @@ from harness.layers.network import Context, Parameters
 class Linear:
     """x W + b. (m, n, inputs) to (m, n, outputs).
 
-    Weights start uniform on +-weight_range with zero bias; where that is None, weights and bias start uniform on
-    +-1/sqrt(inputs), as torch.nn.Linear does. `output_bias` (outputs,) replaces the initial bias. Before a
-    normalisation, which takes any bias away again, `bias` is False.
+    Weights start normal with deviation `weight_std`, or uniform on +-weight_range, with zero bias; where both are None,
+    weights and bias start uniform on +-1/sqrt(inputs), as torch.nn.Linear does. `output_bias` (outputs,) replaces the
+    initial bias. Before a normalisation, which takes any bias away again, `bias` is False.
     """
 
     name: str
@@ -28,25 +28,23 @@ class Linear:
     weight_range: float | None = None
     output_bias: Tensor | None = None
     bias: bool = True
+    weight_std: float | None = None
 
     @property
     def buffers(self) -> tuple[str, ...]:
         return ()
 
     def init(self, draws: Draws, purpose: str) -> Parameters:
-        members, dtype, device = len(draws.seeds), draws.dtype, draws.device
-        bound = self.weight_range if self.weight_range is not None else 1 / math.sqrt(self.inputs)
-        weight = draws.uniform(f"{purpose}/{self.name}.weight", 0, self.inputs, self.outputs)
-        weights = {f"{self.name}.weight": (2 * weight - 1) * bound}
+        place, spread = f"{purpose}/{self.name}", {"weight_range": self.weight_range, "std": self.weight_std}
+        weight = initial_weight(draws, f"{place}.weight", self.inputs, self.outputs, fan_in=self.inputs, **spread)
+        weights = {f"{self.name}.weight": weight}
         if not self.bias:
             return weights
         if self.output_bias is not None:
-            bias = self.output_bias.to(device=device, dtype=dtype).expand(members, self.outputs).clone()
-        elif self.weight_range is not None:
-            bias = torch.zeros(members, self.outputs, dtype=dtype, device=device)
+            bias = self.output_bias.to(device=draws.device, dtype=draws.dtype)
+            bias = bias.expand(len(draws.seeds), self.outputs).clone()
         else:
-            drawn = draws.uniform(f"{purpose}/{self.name}.bias", 0, 1, self.outputs)[:, 0]
-            bias = (2 * drawn - 1) * bound
+            bias = initial_bias(draws, f"{place}.bias", self.outputs, fan_in=self.inputs, **spread)
         return weights | {f"{self.name}.bias": bias}
 
     def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:

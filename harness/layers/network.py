@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from harness.draws import Draws
 
 Parameters = dict[str, Tensor]
+ConvolutionWay = Literal["grouped", "channels_last", "in_turn"]
+"""How members' convolutions are computed: as groups of one, as groups with channels last in memory, or in turn."""
+CONVOLUTION_WAYS: tuple[ConvolutionWay, ...] = ("grouped", "channels_last", "in_turn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,8 @@ class Context:
     """One forward pass: where its random numbers come from, and what the batch is.
 
     x holds `batches` batches side by side along n (real and fake, say), each of `rows` rows over all processes.
-    `sum_over_processes` is None on one process; else it adds tensors over processes, differentiably.
+    `sum_over_processes` is None on one process; else it adds tensors over processes, differentiably. `convolution`
+    changes speed and rounding alone.
     """
 
     draws: Draws
@@ -28,6 +32,7 @@ class Context:
     batches: int = 1
     training: bool = True
     sum_over_processes: Callable[[Tensor], Tensor] | None = None
+    convolution: ConvolutionWay = "grouped"
 
 
 class Layer(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,10 +16,11 @@ from harness.layers.network import Context, Parameters
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """Batch normalisation (Ioffe and Szegedy 2015) of each member on its own. (m, n, features) to the same.
+    """Batch normalisation (Ioffe and Szegedy 2015) of each member on its own.
 
-    Each of the context's batches has its own moments; the running ones, used outside training, move by `momentum`
-    for each batch. Running variances are unbiased, as in torch.
+    (m, n, features) to the same; or images (m, n, features, h, w) to the same, whose moments are those of a channel,
+    over pixels too. Each of the context's batches has its own moments; the running ones, used outside training, move
+    by `momentum` for each batch. Running variances are unbiased, as in torch.
     """
 
     name: str
@@ -46,31 +48,42 @@ class BatchNorm:
         )
         if context.training and context.sum_over_processes is not None:
             normalised = [self._over_processes(batch, mean, var, context) for batch in x.chunk(context.batches, 1)]
-            return torch.cat(normalised, 1) * weight.unsqueeze(1) + bias.unsqueeze(1)
-        batches = [self._here(batch, weight, bias, mean, var, context) for batch in x.chunk(context.batches, 1)]
-        return batches[0] if len(batches) == 1 else torch.cat(batches, 1)
-
-    def _here(self, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, context: Context) -> Tensor:
-        members = len(x)
-        merged = functional.batch_norm(
-            x.transpose(0, 1).flatten(1),  # members side by side as features: one kernel for the stack
-            mean.view(-1),
-            var.view(-1),
-            weight.view(-1),
-            bias.view(-1),
-            context.training,
-            self.momentum,
-            self.eps,
-        )
-        return merged.view(-1, members, self.features).transpose(0, 1)
+            return torch.cat(normalised, 1) * _beside(weight, x) + _beside(bias, x)
+        side_by_side = x.transpose(0, 1).flatten(1, 2)  # members as features: one kernel for the stack
+        normalised = [
+            functional.batch_norm(
+                batch,
+                mean.view(-1),
+                var.view(-1),
+                weight.view(-1),
+                bias.view(-1),
+                context.training,
+                self.momentum,
+                self.eps,
+            )
+            for batch in side_by_side.chunk(context.batches)
+        ]
+        y = normalised[0] if len(normalised) == 1 else torch.cat(normalised)
+        return y.view(-1, len(x), *x.shape[2:]).transpose(0, 1)
 
     def _over_processes(self, x: Tensor, running_mean: Tensor, running_var: Tensor, context: Context) -> Tensor:
         assert context.sum_over_processes is not None
         x = x.to(running_mean.dtype)  # moments are summed in full precision
-        mean = context.sum_over_processes(x.sum(1)) / context.rows
-        centred = x - mean.unsqueeze(1)
-        var = context.sum_over_processes(centred.square().sum(1)) / context.rows
+        count = context.rows * math.prod(x.shape[3:])
+        mean = context.sum_over_processes(_summed(x)) / count
+        centred = x - _beside(mean, x)
+        var = context.sum_over_processes(_summed(centred.square())) / count
         with torch.no_grad():
             running_mean.lerp_(mean, self.momentum)
-            running_var.lerp_(var * (context.rows / (context.rows - 1)), self.momentum)
-        return centred * (var + self.eps).rsqrt().unsqueeze(1)
+            running_var.lerp_(var * (count / (count - 1)), self.momentum)
+        return centred * _beside((var + self.eps).rsqrt(), x)
+
+
+def _summed(x: Tensor) -> Tensor:
+    """(m, n, features, ...) summed over all but members and features: (m, features)."""
+    return x.flatten(3).sum((1, 3)) if x.ndim > 3 else x.sum(1)
+
+
+def _beside(moments: Tensor, x: Tensor) -> Tensor:
+    """(m, features) in a shape that broadcasts with x, (m, n, features, ...)."""
+    return moments.view(len(x), 1, -1, *[1] * (x.ndim - 3))

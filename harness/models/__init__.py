@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from harness.errors import UnknownName
 from harness.experiment import Experiment, NetworkSettings, validate
-from harness.models import maxout_mlp, mlp
+from harness.models import dcgan, maxout_mlp, mlp
 from harness.models.family import Family, ImageStatistics, Pair
 from harness.models.user import is_user_model, source_hash, user_family
 
-FAMILIES: dict[str, Family] = {"mlp": mlp.FAMILY, "maxout-mlp": maxout_mlp.FAMILY}
+FAMILIES: dict[str, Family] = {"mlp": mlp.FAMILY, "maxout-mlp": maxout_mlp.FAMILY, "dcgan": dcgan.FAMILY}
 
 __all__ = [
     "FAMILIES",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -38,6 +38,10 @@ class Pair:
 
     generator: StackedNetwork
     discriminator: StackedNetwork
+    capturable: bool = True
+    """Whether a pass is a fixed sequence of kernels, which a graph can replay."""
+    convolutional: bool = False
+    """Whether there are convolutions, which a stack can compute in several ways."""
 
 
 @dataclass(frozen=True)
@@ -48,5 +52,11 @@ class Family:
     build: Callable[[Experiment, ImageStatistics], Pair]
     source_hash: str | None = None
     """sha256 of the source file, for a user's family."""
-    stackable: bool = True
-    """Whether several members may share a stack."""
+    stackable: Callable[[Experiment, tuple[int, int, int]], bool] = lambda experiment, shape: True
+    """Whether several members of a resolved experiment on images of a shape (c, h, w) may share a stack."""
+    stack_sizes: Mapping[str, int] = field(default_factory=lambda: {"cpu": 8, "cuda": 32})
+    """How many members suit a stack, by type of device: `harness bench packed` measures it."""
+
+    def stack_size(self, device: str) -> int:
+        """How many members suit a stack on a type of device."""
+        return self.stack_sizes.get(device, self.stack_sizes["cpu"])

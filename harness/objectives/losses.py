@@ -62,27 +62,48 @@ def loss(name: str) -> Loss:
 class StackedLoss:
     """Each member's own loss, on a stack's scores (m, n); each result is (m,)."""
 
-    members: tuple[Loss, ...]
+    of_discriminator: ByFunction
+    of_generator: ByFunction
 
     @classmethod
-    def of(cls, names: Sequence[str]) -> StackedLoss:
+    def of(cls, names: Sequence[str], *, device: torch.device | str = "cpu") -> StackedLoss:
         """The losses of members, by name."""
-        return cls(tuple(loss(name) for name in names))
+        losses = [loss(name) for name in names]
+        return cls(
+            ByFunction.of([one.discriminator for one in losses], device),
+            ByFunction.of([one.generator for one in losses], device),
+        )
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         """What each member's discriminator descends: (m,)."""
-        return _by_function([member.discriminator for member in self.members], real, fake)
+        return self.of_discriminator(real, fake)
 
     def generator(self, fake: Tensor) -> Tensor:
         """What each member's generator descends: (m,)."""
-        return _by_function([member.generator for member in self.members], fake)
+        return self.of_generator(fake)
 
 
-def _by_function(functions: Sequence[Callable[..., Tensor]], *scores: Tensor) -> Tensor:
-    """One call for each different function, on the members that use it; results in the members' order."""
-    if len(set(functions)) == 1:
-        return functions[0](*scores)
-    rows = {function: [i for i, f in enumerate(functions) if f is function] for function in dict.fromkeys(functions)}
-    results = torch.cat([function(*(s[members] for s in scores)) for function, members in rows.items()])
-    order = [member for members in rows.values() for member in members]
-    return results[sorted(range(len(order)), key=order.__getitem__)]
+@dataclass(frozen=True)
+class ByFunction:
+    """Different functions of scores for different members.
+
+    Each function is computed for all members, and each member's result picked: so a score keeps its place in the
+    tensors, whatever its neighbours use, and its bits, which depend on the place (the last few of a tensor's elements
+    do not go through vector instructions).
+    """
+
+    functions: tuple[Callable[..., Tensor], ...]
+    choice: Tensor
+    """The number of each member's function: (1, m)."""
+
+    @classmethod
+    def of(cls, functions: Sequence[Callable[..., Tensor]], device: torch.device | str) -> ByFunction:
+        """The members' functions, in order."""
+        distinct = tuple(dict.fromkeys(functions))
+        return cls(distinct, torch.tensor([[distinct.index(function) for function in functions]], device=device))
+
+    def __call__(self, *scores: Tensor) -> Tensor:
+        if len(self.functions) == 1:
+            return self.functions[0](*scores)
+        results = torch.stack([function(*scores) for function in self.functions])
+        return results.gather(0, self.choice)[0]

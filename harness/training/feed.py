@@ -69,8 +69,15 @@ class ResidentFeed:
         local = order.batch_size // processes.count
         self._rows = slice(processes.rank * local, (processes.rank + 1) * local)
 
+    def indices(self, step: int) -> Tensor:
+        """This process's images of a step: (m, batches * local n), int64."""
+        return self.order.indices(step)[:, :, self._rows].flatten(1)
+
     def batch(self, step: int) -> Tensor:
-        indices = self.order.indices(step)[:, :, self._rows].flatten(1)
+        return self.gather(self.indices(step))
+
+    def gather(self, indices: Tensor) -> Tensor:
+        """Images by index: (m, batches * local n, c, h, w)."""
         return self.images.index_select(0, indices.flatten()).view(*indices.shape, *self.images.shape[1:])
 
 
@@ -79,18 +86,21 @@ class StreamedFeed:
 
     def __init__(self, split: Split, order: Order, processes: Processes, *, first: int, steps: int) -> None:
         self._members = len(order.draws.seeds)
-        self._dtype = processes.dtype
+        self._processes = processes
         sampler = _Steps(order, processes.count, first, steps)
         loader: DataLoader[Tensor] = DataLoader(_Indexed(split), batch_sampler=sampler, collate_fn=_only)
-        processes.accelerator.dataloader_config.split_batches = True
-        self._batches = iter(processes.accelerator.prepare_data_loader(loader))
+        if processes.count > 1:
+            processes.accelerator.dataloader_config.split_batches = True
+            loader = processes.accelerator.prepare_data_loader(loader)
+        self._batches = iter(loader)
         self._next = first
 
     def batch(self, step: int) -> Tensor:
         assert step == self._next, "a streamed feed is read in order"
         self._next += 1
         images: Tensor = next(self._batches)
-        return images.to(self._dtype).view(self._members, -1, *images.shape[1:])
+        images = images.to(device=self._processes.device, dtype=self._processes.dtype)
+        return images.view(self._members, -1, *images.shape[1:])
 
 
 class _Steps(Sampler[list[int]]):
@@ -159,7 +169,7 @@ def fits(split: Split, processes: Processes) -> bool:
     needed = len(split) * item.size * (8 if processes.dtype == torch.float64 else 4)
     if processes.device.type == "cuda":
         return needed <= torch.cuda.mem_get_info(processes.device)[0] / 2
-    return bool(needed * processes.count <= psutil.virtual_memory().available / 2)
+    return bool(needed * processes.neighbours <= psutil.virtual_memory().available / 2)
 
 
 def mean_image(split: Split) -> Tensor:

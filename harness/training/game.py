@@ -11,9 +11,10 @@ from torch import Tensor
 
 from harness.draws import Draws
 from harness.experiment import Experiment, LatentSettings, OptimizerSettings
-from harness.layers import Context, Parameters
+from harness.layers import Context, ConvolutionWay, Parameters
 from harness.models import ImageStatistics, Pair, build
 from harness.objectives.losses import StackedLoss
+from harness.training.clock import Clock, Count, HostClock
 from harness.training.optimizers import StackedOptimizer
 from harness.training.processes import Processes
 
@@ -37,6 +38,8 @@ class Game:
     training_images: int
     processes: Processes
     draws: Draws
+    clock: Clock = HostClock()
+    convolution: ConvolutionWay = "grouped"
 
     @classmethod
     def of(
@@ -48,7 +51,7 @@ class Game:
         return cls(
             pair=build(shared, images),
             optimizers={role: StackedOptimizer.of([optimizer(member, role) for member in members]) for role in ROLES},
-            loss=StackedLoss.of([member.loss for member in members]),
+            loss=StackedLoss.of([member.loss for member in members], device=processes.device),
             discriminator_loss_weight=(
                 weights[0]
                 if len(set(weights)) == 1
@@ -100,9 +103,15 @@ class Game:
 
     def update(self, role: str, gradients: Sequence[Tensor], state: State, update: int, iteration: int) -> None:
         """Apply gradients to a player's parameters, in place."""
-        epoch = iteration * self.k * self.batch_size // self.training_images
+        per_iteration = self.k if role == "discriminator" else 1
+        j = update - iteration * per_iteration
+
+        def count(iteration: int) -> Count:
+            epoch = iteration * self.k * self.batch_size // self.training_images
+            return Count(iteration * per_iteration + j, epoch)
+
         trained, slots = self.trained(role, state), state[f"{role}_optimizer"]
-        self.optimizers[role].step(trained, gradients, slots, update=update, epoch=epoch)
+        self.optimizers[role].step(trained, gradients, slots, self.clock.moment(count, iteration))
 
     def trained(self, role: str, state: State) -> Parameters:
         """The tensors of a player that gradients train."""
@@ -117,6 +126,7 @@ class Game:
             self.batch_size,
             batches=batches,
             sum_over_processes=self.processes.sum_differentiably,
+            convolution=self.convolution,
         )
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from harness.draws import Draws
 from harness.experiment import Experiment
-from harness.layers import Context
+from harness.layers import CONVOLUTION_WAYS, Context, ConvolutionWay
 from harness.models import ImageStatistics
 from harness.training import step
+from harness.training.clock import Clock
 from harness.training.game import ROLES, Game, State, latents
 from harness.training.processes import Processes
 
@@ -23,7 +24,8 @@ class Gan:
 
     game: Game
     updates: str
-    ema: float | None
+    ema: Tensor | None
+    """Each member's decay, (m,)."""
 
     columns = step.COLUMNS
     parts = (*ROLES, *(f"{role}_optimizer" for role in ROLES))
@@ -34,12 +36,33 @@ class Gan:
     ) -> Gan:
         """The stack of these resolved experiments, which agree on everything that shapes the computation."""
         game = Game.of(members, images, training_images=training_images, processes=processes)
-        return cls(game, members[0].updates, members[0].ema)
+        decays = [member.ema for member in members if member.ema is not None]
+        ema = torch.tensor(decays, dtype=processes.dtype, device=processes.device) if decays else None
+        return cls(game, members[0].updates, ema)
 
     @property
     def draws(self) -> Draws:
         """The members' random numbers."""
         return self.game.draws
+
+    @property
+    def capturable(self) -> bool:
+        """Whether an iteration is a fixed sequence of kernels on one device."""
+        return self.game.pair.capturable and all(optimizer.capturable for optimizer in self.game.optimizers.values())
+
+    def reading(self, draws: Draws, clock: Clock) -> Gan:
+        """The same method, whose random numbers and schedules come from elsewhere."""
+        return replace(self, game=replace(self.game, draws=draws, clock=clock))
+
+    @property
+    def ways(self) -> tuple[ConvolutionWay, ...]:
+        """The ways of computing an iteration that differ in speed and rounding alone."""
+        has_choice = self.game.pair.convolutional and len(self.draws.seeds) > 1
+        return CONVOLUTION_WAYS if has_choice else CONVOLUTION_WAYS[:1]
+
+    def by(self, way: ConvolutionWay) -> Gan:
+        """The same method, computed in one of the ways."""
+        return replace(self, game=replace(self.game, convolution=way))
 
     def init(self) -> State:
         """The state before the first iteration."""
@@ -80,9 +103,9 @@ class Gan:
         return {part: state[part] for part in ("generator", "ema") if part in state}
 
     @torch.no_grad()
-    def _average(self, state: State, decay: float) -> None:
+    def _average(self, state: State, decays: Tensor) -> None:
         for name, tensor in state["generator"].items():
             if name in self.game.pair.generator.buffers:
                 state["ema"][name].copy_(tensor)
             else:
-                state["ema"][name].lerp_(tensor, 1 - decay)
+                state["ema"][name].lerp_(tensor, (1 - decays).view(-1, *[1] * (tensor.ndim - 1)))

@@ -10,17 +10,19 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from harness.draws import Draws
 from harness.errors import Preempted
+from harness.layers import ConvolutionWay
 from harness.training import checkpoint
 from harness.training.checkpoint import Checkpoint
+from harness.training.clock import Clock
+from harness.training.engine import BLOCK, engine
 from harness.training.feed import Feed
 from harness.training.processes import Processes
+from harness.training.trials import quickest_way, step_operations
 
 State = checkpoint.Nested
-_BLOCK = 50  # iterations between looks at the history and the clock
 
 
 class Method(Protocol):
@@ -31,12 +33,26 @@ class Method(Protocol):
         """The members' random numbers."""
 
     @property
+    def capturable(self) -> bool:
+        """Whether an iteration is a fixed sequence of kernels on one device."""
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """What a row of history holds."""
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The keys of the state that are always there."""
+
+    @property
+    def ways(self) -> tuple[ConvolutionWay, ...]:
+        """The ways of computing an iteration that differ in speed and rounding alone; the first is safe."""
+
+    def by(self, way: ConvolutionWay) -> Method:
+        """The same method, computed in one of the ways."""
+
+    def reading(self, draws: Draws, clock: Clock) -> Method:
+        """The same method, whose random numbers and schedules come from elsewhere."""
 
     def init(self) -> State:
         """The state before the first iteration: tensors with the members axis, by part."""
@@ -61,6 +77,8 @@ class Schedule:
     checkpoint_every: int | None = None
     checkpoint_seconds: float = 60.0
     snapshot_every: int | None = None
+    convolution: ConvolutionWay | None = None
+    """How stacked convolutions are computed; None: the quickest way, found by a few steps."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,10 @@ class Trained:
     """For each member the first iteration, counted from 1, with a loss or a parameter that is not finite."""
     seconds: float
     flops_per_step: int
+    convolution: ConvolutionWay
+    """How stacked convolutions were computed."""
+    engine: str
+    """How the iterations were carried out: eager or captured."""
 
 
 Snapshot = Callable[[int, State, Sequence[bool]], None]
@@ -98,8 +120,9 @@ def train(
     Errors: Preempted after saving, when asked to stop.
     """
     begun = _begin(method, feed_from, processes, schedule)
+    method = method.by(begun.facts.get("convolution", method.ways[0]))
     state, history, iteration = begun.state, History(begun.history), begun.iteration
-    feed = feed_from(iteration)
+    iterations = engine(method, state, feed_from(iteration), processes)
     begin(iteration)
     started = saved_at = time.monotonic()
     saved = iteration
@@ -115,10 +138,10 @@ def train(
         saved, saved_at = iteration, time.monotonic()
 
     # Divergence ends a stack between two blocks alone, so that it ends at the same place whenever it was interrupted.
-    while iteration < schedule.iterations and not (iteration % _BLOCK == 0 and history.all_diverged):
-        history.add(method.step(state, feed.batch(iteration), iteration))
+    while iteration < schedule.iterations and not (iteration % BLOCK == 0 and history.all_diverged):
+        history.add(iterations.step(iteration))
         iteration += 1
-        is_block = iteration % _BLOCK == 0 or iteration == schedule.iterations
+        is_block = iteration % BLOCK == 0 or iteration == schedule.iterations
         # Asking the others is an exchange of its own, so several processes do it at every tenth iteration alone.
         is_asked = (processes.count == 1 or iteration % 10 == 0) and processes.any(stop())
         if is_asked and iteration < schedule.iterations:
@@ -137,7 +160,8 @@ def train(
             save()
     save()
     diverged_at = history.diverged_with(method.sampler(state))
-    return Trained(state, history.rows(), diverged_at, seconds(), begun.facts["flops_per_step"])
+    facts = {key: begun.facts[key] for key in ("flops_per_step", "convolution")}
+    return Trained(state, history.rows(), diverged_at, seconds(), engine=iterations.name, **facts)
 
 
 class History:
@@ -197,17 +221,14 @@ def _begin(method: Method, feed_from: Callable[[int], Feed], processes: Processe
     found = checkpoint.latest(schedule.folder)
     if found is None:
         state = method.init()
-        facts = {"seconds": 0.0, "flops_per_step": _flops(method, state, feed_from(0))}
+        way = schedule.convolution or quickest_way(method, state, feed_from(0), processes)
+        facts = {
+            "seconds": 0.0,
+            "flops_per_step": step_operations(method, state, feed_from(0)),
+            "convolution": way,
+        }
         return Checkpoint(0, state, torch.empty(0), facts)
     loaded: State = dict.fromkeys(method.parts, {}) | found.state  # a part without tensors is not in the file
     # Copied, because tensors inside a file's bytes are not aligned, and matrix kernels round by alignment.
     state = {part: {k: t.to(processes.device, copy=True) for k, t in ts.items()} for part, ts in loaded.items()}
     return Checkpoint(found.iteration, state, found.history, found.facts)
-
-
-def _flops(method: Method, state: State, feed: Feed) -> int:
-    """Floating-point operations of one step of the stack, counted on a copy of its state."""
-    copy = {part: {name: tensor.detach().clone() for name, tensor in ts.items()} for part, ts in state.items()}
-    with FlopCounterMode(display=False) as counter:
-        method.step(copy, feed.batch(0), 0)
-    return int(counter.get_total_flops())

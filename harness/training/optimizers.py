@@ -10,7 +10,7 @@ import inspect
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.optim.sgd import sgd
 
 from harness.errors import InputError, UnknownName
 from harness.experiment import OptimizerSettings
+from harness.training.clock import Count, Moment
 
 Tensors = list[Tensor]
 Slots = dict[str, Tensors]
@@ -34,6 +35,7 @@ STACKABLE: dict[str, dict[str, Any]] = {
 }
 # Elementwise classes of torch.optim beside them; others would mix the members of a stack.
 OTHERS = ("ASGD", "Adadelta", "Adagrad", "AdamW", "Adamax", "NAdam", "RAdam", "Rprop")
+_VECTOR = 64  # elements: a multiple of what a processor's vector instructions, or two of them, take at once
 _NOT_SETTINGS = {"params", "lr", "lr_decay", "foreach", "fused", "capturable", "differentiable", "maximize"}
 
 
@@ -108,20 +110,26 @@ class Group:
     members: slice
     settings: OptimizerSettings
 
-    def lr(self, update: int) -> float:
-        """The learning rate of update number `update`, counted from 0."""
+    def lr(self, count: Count) -> float:
+        """The learning rate of an update."""
         assert self.settings.lr is not None
-        lr: float = self.settings.lr * (self.settings.lr_decay or 1.0) ** -update
+        lr: float = self.settings.lr * (self.settings.lr_decay or 1.0) ** -count.update
         return max(lr, self.settings.min_lr or 0.0)
 
-    def arguments(self, epoch: int) -> dict[str, Any]:
-        """The keyword arguments of an update in an epoch, counted from 0."""
-        arguments = self.settings.arguments
+    def momentum(self, count: Count) -> float:
+        """The momentum of an update's epoch."""
+        start: float = self.settings.arguments["momentum"]
         ramp = self.settings.momentum_ramp
-        if ramp is not None:
-            way = (epoch - ramp.start_epoch) / max(1, ramp.end_epoch - ramp.start_epoch)
-            start = arguments["momentum"]
-            arguments["momentum"] = start + (ramp.final - start) * min(max(way, 0.0), 1.0)
+        if ramp is None:
+            return start
+        way = (count.epoch - ramp.start_epoch) / max(1, ramp.end_epoch - ramp.start_epoch)
+        return start + (ramp.final - start) * min(max(way, 0.0), 1.0)
+
+    def arguments(self, moment: Moment) -> dict[str, Any]:
+        """The keyword arguments of an update."""
+        arguments = {"lr": moment.number(self.lr)} | self.settings.arguments
+        if self.settings.momentum_ramp is not None:
+            arguments["momentum"] = moment.constant(self.momentum)
         return arguments
 
 
@@ -142,6 +150,11 @@ class StackedOptimizer:
             start = stop
         return cls(str(settings[0].name), tuple(groups))
 
+    @property
+    def capturable(self) -> bool:
+        """Whether an update is a fixed sequence of kernels, with all that changes on the device."""
+        return self.name in STACKABLE
+
     def init(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state before the first update."""
         if self.name not in STACKABLE:
@@ -153,29 +166,48 @@ class StackedOptimizer:
         parameters: Mapping[str, Tensor],
         gradients: Sequence[Tensor],
         state: dict[str, Tensor],
-        *,
-        update: int,
-        epoch: int = 0,
+        moment: Moment,
     ) -> None:
-        """Update parameters and state in place. `update` counts from 0."""
+        """Update parameters and state in place."""
         for group in self.groups:
-            part = group.members if len(self.groups) > 1 else slice(None)
-            members = [p.detach()[part] for p in parameters.values()]
-            slopes = [gradient[part] for gradient in gradients]
-            arguments = {"lr": group.lr(update)} | group.arguments(epoch)
+            arguments = group.arguments(moment)
             if self.name in STACKABLE:
-                slots = {slot: [state[f"{slot}/{key}"][part] for key in parameters] for slot in _SLOTS[self.name]}
-                _KERNELS[self.name](members, slopes, slots, update, arguments)
+                members = _pieces((p.detach() for p in parameters.values()), group.members)
+                # Fused kernels on a CPU read gradients as if they were contiguous.
+                slopes = _pieces((gradient.contiguous() for gradient in gradients), group.members)
+                slots = {
+                    slot: _pieces((state[f"{slot}/{key}"] for key in parameters), group.members)
+                    for slot in _SLOTS[self.name]
+                }
+                _KERNELS[self.name](members, slopes, slots, moment, arguments)
             else:
-                _torch_step(self.name, dict(zip(parameters, members, strict=True)), slopes, state, arguments)
+                whole = {key: p.detach() for key, p in parameters.items()}
+                _torch_step(self.name, whole, gradients, state, arguments)
 
 
-def _sgd(parameters: Tensors, gradients: Tensors, slots: Slots, update: int, arguments: dict[str, Any]) -> None:
+def _pieces(stacked: Iterable[Tensor], members: slice) -> Tensors:
+    """Some members of stacked tensors, as tensors whose every element is computed in vectors or none is.
+
+    Kernels do the last few elements of a tensor one by one and may round them otherwise. A member's bits would then
+    depend on how many neighbours share its settings, unless each member fills whole vectors or is a tensor of its own.
+    """
+    pieces: Tensors = []
+    for tensor in stacked:
+        if len(tensor) == 1:
+            pieces.append(tensor)
+        elif tensor[0].numel() % _VECTOR:
+            pieces += tensor[members].unbind()
+        else:
+            pieces.append(tensor[members])
+    return pieces
+
+
+def _sgd(parameters: Tensors, gradients: Tensors, slots: Slots, moment: Moment, arguments: dict[str, Any]) -> None:
     momentum: list[Tensor | None] = list(slots["momentum"])
     sgd(parameters, gradients, momentum, fused=True, dampening=0.0, maximize=False, **arguments)
 
 
-def _adam(parameters: Tensors, gradients: Tensors, slots: Slots, update: int, arguments: dict[str, Any]) -> None:
+def _adam(parameters: Tensors, gradients: Tensors, slots: Slots, moment: Moment, arguments: dict[str, Any]) -> None:
     beta1, beta2 = arguments.pop("betas")
     adam(
         parameters,
@@ -183,7 +215,7 @@ def _adam(parameters: Tensors, gradients: Tensors, slots: Slots, update: int, ar
         slots["exp_avg"],
         slots["exp_avg_sq"],
         [],
-        _steps(update, parameters),
+        _steps(moment, parameters),
         fused=True,
         amsgrad=False,
         beta1=beta1,
@@ -193,26 +225,36 @@ def _adam(parameters: Tensors, gradients: Tensors, slots: Slots, update: int, ar
     )
 
 
-def _rmsprop(parameters: Tensors, gradients: Tensors, slots: Slots, update: int, arguments: dict[str, Any]) -> None:
+def _rmsprop(parameters: Tensors, gradients: Tensors, slots: Slots, moment: Moment, arguments: dict[str, Any]) -> None:
     rmsprop(
         parameters,
         gradients,
         slots["square_avg"],
         slots["grad_avg"],
         slots["momentum"],
-        _steps(update, parameters),
+        _steps(moment, parameters),
         foreach=True,
+        capturable=parameters[0].is_cuda,
         **arguments,
     )
 
 
-def _steps(update: int, parameters: Tensors) -> Tensors:
+def _steps(moment: Moment, parameters: Tensors) -> Tensors:
     """The number of earlier updates, as torch's kernels want it: one tensor for each parameter."""
-    return list(torch.full((len(parameters),), float(update), device=parameters[0].device).unbind())
+    earlier = torch.as_tensor(moment.number(_updates), dtype=torch.float32, device=parameters[0].device)
+    return list(earlier.repeat(len(parameters)).unbind())
+
+
+def _updates(count: Count) -> float:
+    return float(count.update)
 
 
 def _torch_step(
-    name: str, parameters: dict[str, Tensor], gradients: Tensors, state: dict[str, Tensor], arguments: dict[str, Any]
+    name: str,
+    parameters: dict[str, Tensor],
+    gradients: Sequence[Tensor],
+    state: dict[str, Tensor],
+    arguments: dict[str, Any],
 ) -> None:
     """An update by any other class of torch.optim, rebuilt from the state so that nothing hides inside it."""
     for parameter, gradient in zip(parameters.values(), gradients, strict=True):

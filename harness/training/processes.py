@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -23,11 +24,20 @@ _MIXED = {"float32": "no", "tf32": "no", "float64": "no", "bf16": "bf16"}
 class Processes:
     """This process among those of one job: where it computes, and what it exchanges with the others.
 
-    `precision` is the experiment's; `trackers` are names that Accelerate knows (tensorboard, wandb, ...).
+    `precision` is the experiment's; `trackers` are names that Accelerate knows (tensorboard, wandb, ...). `alone` makes
+    a process one of one, whatever job it belongs to: it trains stacks of its own.
     """
 
-    def __init__(self, precision: str = "float32", *, trackers: Sequence[str] = (), folder: str | None = None) -> None:
+    def __init__(
+        self,
+        precision: str = "float32",
+        *,
+        trackers: Sequence[str] = (),
+        folder: str | None = None,
+        alone: bool = False,
+    ) -> None:
         self.precision = precision
+        self.alone = alone
         AcceleratorState._reset_state()  # precision belongs to the experiment, so it may change between stacks
         try:
             self.accelerator = Accelerator(
@@ -40,11 +50,16 @@ class Processes:
 
     @property
     def rank(self) -> int:
-        return int(self.accelerator.process_index)
+        return 0 if self.alone else int(self.accelerator.process_index)
 
     @property
     def count(self) -> int:
-        return int(self.accelerator.num_processes)
+        return 1 if self.alone else int(self.accelerator.num_processes)
+
+    @property
+    def neighbours(self) -> int:
+        """How many processes of the job share this machine, this one included."""
+        return min(int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or sys.maxsize, int(self.accelerator.num_processes))
 
     @property
     def is_main(self) -> bool:
@@ -134,7 +149,15 @@ class Processes:
 
     def wait(self) -> None:
         """Return when all processes have come here."""
-        self.accelerator.wait_for_everyone()
+        if self.count > 1:
+            self.accelerator.wait_for_everyone()
+
+    def wait_for_days(self) -> None:
+        """Return when all processes of the job have come here, each having trained stacks of its own."""
+        if self.count > 1:
+            group = distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+            assert isinstance(group, distributed.ProcessGroup)
+            distributed.barrier(group)
 
     def end_trackers(self) -> None:
         """Close the trackers, if there are any."""
@@ -153,6 +176,19 @@ class Processes:
         """Leave the process group in order; an abort at exit would turn a finished run into a failed one."""
         self.accelerator.end_training()
         PartialState().destroy_process_group()
+
+
+def set_threads(processes: Processes, threads: int | None = None) -> None:
+    """Compute on `threads` threads; without a number, on this process's share of the cores.
+
+    OMP_NUM_THREADS is obeyed, unless it is the 1 that accelerate's launcher sets where nobody asked for a number.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS")
+    is_launchers = asked == "1" and "ACCELERATE_MIXED_PRECISION" in os.environ
+    if threads is None and asked and not is_launchers:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or max(1, cores // processes.neighbours))
 
 
 def check_launcher(precision: str) -> None:

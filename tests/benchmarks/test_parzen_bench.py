@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from harness.benchmarks.parzen import bench
-from harness.benchmarks.timing import machine, measure, measure_in_turns, peak_working_bytes
+from harness.benchmarks.roofline import Rates
+from harness.benchmarks.timing import machine, measure, measure_in_turns, measure_rounds, peak_working_bytes, threads
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from Linux's /proc")
 
@@ -41,10 +42,27 @@ def test_peak_working_bytes_sees_memory_that_is_freed_again() -> None:
     assert measured is not None and measured >= 0.9 * size
 
 
-def test_a_small_benchmark_gives_plain_data() -> None:
-    figures = bench(centres=300, test=200, dimension=10, repeats=2)
+def test_rounds_call_every_function_in_turn() -> None:
+    calls: list[str] = []
+    timings = measure_rounds([lambda: calls.append("a"), lambda: calls.append("b")], repeats=2, warmup=2)
+    assert "".join(calls) == "abababab"
+    assert [len(timing.seconds) for timing in timings] == [2, 2]
+
+
+def test_threads_are_put_back_even_after_an_error() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match="stop"), threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise ValueError("stop")
+    assert torch.get_num_threads() == before
+
+
+def test_a_small_benchmark_gives_plain_data(rates: Rates) -> None:
+    figures = bench(centres=300, test=200, dimension=10, repeats=2, rates=rates)
     assert json.loads(json.dumps(figures)) == figures
     assert figures["operations"] == 2 * 300 * (200 + 1000) * 10
+    assert figures["floor_seconds"] == pytest.approx(figures["operations"] / 5e10)
+    assert figures["floor_fraction"] > 0
     assert len(figures["ratios"]) == 2 and min(figures["ratios"]) > 0
     assert sys.platform != "linux" or figures["working_bytes"] > 0
 

@@ -127,6 +127,21 @@ def test_a_user_model_trains_through_the_launcher(launch: Harness, plain_grid: P
     assert [json.loads(path.read_text())["processes"] for path in paths] == [2, 2]
 
 
+@pytest.mark.parametrize(("dropout", "sizes"), [("nn.Dropout(0.2), ", [1, 1, 1]), ("", [3])])
+def test_seeds_of_a_user_model_share_a_stack_unless_it_draws_numbers(
+    dropout: str, sizes: list[int], harness: Harness, own_grid: Path, tmp_path: Path
+) -> None:
+    (own_grid.parent / "own_model.py").write_text(
+        MODEL.replace("{norm}", "nn.BatchNorm1d(hidden)").replace("nn.Dropout(0.2), ", dropout)
+    )
+    own_grid.write_text("seeds = [0, 1, 2]\n" + GRID.replace(', "mlp"', ""))
+    result = harness("run", own_grid, "--out", tmp_path, "--set", "run.stack_size=4")
+    assert result.returncode == 0, result.stderr
+    grid = json.loads((tmp_path / "own" / "grid.json").read_text())
+    assert [len(stack["members"]) for stack in grid["stacks"]] == sizes
+    assert all({path.name for path in run.iterdir()} == RUN_FILES for run in (tmp_path / "own" / "runs").iterdir())
+
+
 def test_an_edited_model_is_another_run(harness: Harness, plain_grid: Path) -> None:
     own, mlp = run_ids(harness, plain_grid)
     with open(plain_grid.parent / "own_model.py", "a") as source:

@@ -16,7 +16,7 @@ from harness.layers import Context, Parameters
 from harness.models import FAMILIES, ImageStatistics, Pair, build, family, resolved
 
 SEEDS = (0, 5, 9)
-SHAPE = (2, 3, 4)
+SHAPE = (2, 4, 8)
 ContextOf = Callable[..., Context]
 IMAGES = ImageStatistics(SHAPE, torch.rand(SHAPE, generator=torch.Generator().manual_seed(0)))
 SMALL: dict[str, dict[str, Any]] = {
@@ -28,6 +28,15 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "mlp without hidden layers": {"model": "mlp", "generator": {"hidden": []}, "discriminator": {"hidden": []}},
     "maxout-mlp": {"generator": {"hidden": [7, 6]}, "discriminator": {"hidden": [6, 5], "pieces": 3}},
+    "dcgan": {
+        "generator": {"channels": 3, "weight_std": 0.3},
+        "discriminator": {"channels": 2, "weight_std": 0.3},
+    },
+    "dcgan of one stage with sigmoid": {
+        "model": "dcgan",
+        "generator": {"channels": 3, "stages": 1, "output": "sigmoid"},
+        "discriminator": {"channels": 2, "stages": 1, "signed_input": False},
+    },
 }
 
 
@@ -41,16 +50,16 @@ def pair_of(name: str) -> Pair:
 
 
 def forward(pair: Pair, seeds: tuple[int, ...], context: Context) -> tuple[Parameters, Tensor, Tensor]:
-    """All parameters, images and scores of the pair's members."""
+    """Trained parameters, images and scores of the pair's members."""
     draws = Draws(seeds)
     of_g, of_d = (getattr(pair, role).init(draws, role) for role in ("generator", "discriminator"))
-    for tensor in (*of_g.values(), *of_d.values()):
+    trained = {f"G/{name}": tensor for name, tensor in of_g.items() if name not in pair.generator.buffers}
+    trained |= {f"D/{name}": tensor for name, tensor in of_d.items() if name not in pair.discriminator.buffers}
+    for tensor in trained.values():
         tensor.requires_grad_()
-    detached = {name: t.detach() if name in pair.generator.buffers else t for name, t in of_g.items()}
-    images = pair.generator(detached, draws.normal("z", 0, 6, 5), context)
+    images = pair.generator(of_g, draws.normal("z", 0, 6, 5), context)
     scores = pair.discriminator(of_d, images, context)
-    trained = {f"G/{k}": t for k, t in of_g.items() if k not in pair.generator.buffers}
-    return trained | {f"D/{k}": t for k, t in of_d.items()}, images, scores
+    return trained, images, scores
 
 
 def test_every_family_is_tested_here() -> None:
@@ -151,6 +160,8 @@ def test_defaults_are_written_out() -> None:
         ("mlp", {"discriminator": {"dropout": [0.5, 1.0, 0.5]}}, "dropout.1 = 1.0: should be less than 1"),
         ("maxout-mlp", {"discriminator": {"pieces": 0}}, "pieces = 0: should be greater than or equal to 1"),
         ("maxout-mlp", {"discriminator": {"weight_range": [0.1]}}, "weight_range should be one value or a list of 3"),
+        ("dcgan", {"generator": {"channels": 0}}, "channels = 0: should be greater than or equal to 1"),
+        ("dcgan", {"discriminator": {"output": "tanh"}}, "'output' in discriminator settings of model 'dcgan'"),
     ],
 )
 def test_bad_settings_are_refused_with_the_way_out(model: str, settings: dict[str, Any], message: str) -> None:
@@ -160,5 +171,5 @@ def test_bad_settings_are_refused_with_the_way_out(model: str, settings: dict[st
 
 
 def test_an_unknown_family_is_refused() -> None:
-    with pytest.raises(UnknownName, match=r"Valid: maxout-mlp, mlp\."):
+    with pytest.raises(UnknownName, match=r"Valid: dcgan, maxout-mlp, mlp\."):
         family("transformer")

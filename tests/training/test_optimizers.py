@@ -13,6 +13,7 @@ from harness.draws import Draws
 from harness.errors import InputError
 from harness.experiment import OptimizerSettings, validate
 from harness.training import checkpoint
+from harness.training.clock import Count, Now
 from harness.training.optimizers import OTHERS, STACKABLE, Group, StackedOptimizer, resolved
 
 SHAPES = {"w": (4, 3), "b": (3,)}
@@ -58,7 +59,7 @@ def stacked(members: Sequence[OptimizerSettings], dtype: torch.dtype, *, steps: 
     state = optimizer.init(values)
     for step in range(steps):
         slopes = gradients(list(values.values()), step, range(len(members)))
-        optimizer.step(values, slopes, state, update=step, epoch=step)
+        optimizer.step(values, slopes, state, Now(Count(step, step)))
     return values
 
 
@@ -106,7 +107,7 @@ def test_per_member_settings_are_tested_for_all_that_take_them() -> None:
 
 def test_the_learning_rate_decays_after_every_update_down_to_its_floor() -> None:
     settings = settings_of("SGD", lr=0.1, lr_decay=1.5, min_lr=0.01)
-    rates = [Group(slice(None), settings).lr(update) for update in range(8)]
+    rates = [Group(slice(None), settings).lr(Count(update)) for update in range(8)]
     assert rates == pytest.approx([0.1 / 1.5**update for update in range(6)] + [0.01, 0.01])
     change = {update: {"lr": rate} for update, rate in enumerate([*rates, *[0.01] * 12])}
     assert_members_equal_torch([settings], torch.float64, change=change.__getitem__)
@@ -114,18 +115,18 @@ def test_the_learning_rate_decays_after_every_update_down_to_its_floor() -> None
 
 @pytest.mark.parametrize(("floor", "expected"), [({"min_lr": 1e-6}, 1e-6), ({}, 0.0)])
 def test_a_long_decay_ends_at_the_floor_and_does_not_overflow(floor: dict[str, float], expected: float) -> None:
-    assert Group(slice(None), settings_of("SGD", lr=0.1, lr_decay=1.01, **floor)).lr(10**6) == expected
+    assert Group(slice(None), settings_of("SGD", lr=0.1, lr_decay=1.01, **floor)).lr(Count(10**6)) == expected
 
 
 def test_the_papers_learning_rate_after_one_epoch() -> None:
     group = Group(slice(None), settings_of("SGD", lr=0.1, lr_decay=1.000004, min_lr=1e-6))
-    assert group.lr(500) == pytest.approx(0.1 * math.exp(-500 * math.log1p(4e-6)), rel=1e-12)
+    assert group.lr(Count(500)) == pytest.approx(0.1 * math.exp(-500 * math.log1p(4e-6)), rel=1e-12)
 
 
 def test_momentum_rises_linearly_between_two_epochs() -> None:
     ramp = {"final": 0.7, "start_epoch": 1, "end_epoch": 250}
     group = Group(slice(None), settings_of("SGD", lr=0.1, momentum=0.5, momentum_ramp=ramp))
-    momenta = [group.arguments(epoch)["momentum"] for epoch in (0, 1, 2, 250, 1000)]
+    momenta = [group.momentum(Count(0, epoch)) for epoch in (0, 1, 2, 250, 1000)]
     assert momenta == pytest.approx([0.5, 0.5, 0.5 + 0.2 / 249, 0.7, 0.7], abs=1e-15)
 
 
@@ -151,7 +152,7 @@ def test_state_survives_a_checkpoint(name: str, tmp_path: Path) -> None:
             found = checkpoint.latest(tmp_path)
             assert found is not None
             state = found.state.get("state", {})
-        optimizer.step(values, gradients(list(values.values()), step, range(2)), state, update=step)
+        optimizer.step(values, gradients(list(values.values()), step, range(2)), state, Now(Count(step)))
     assert all(values[name].equal(expected[name]) for name in SHAPES)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -134,62 +133,6 @@ def test_a_stack_of_one_trains_as_a_plain_loop_does(
     assert distance(state["discriminator"], plain.d) < 1e-10
     if gan.ema is not None:
         assert distance(state["ema"], plain.average) < 1e-10
-
-
-MIXED: dict[str, list[dict[str, Any]]] = {
-    "losses, rates and seeds": [
-        {"seed": 0},
-        {"seed": 1, "loss": "minimax"},
-        {"seed": 2, "discriminator_loss_weight": 0.5, "optimizer": {"name": "SGD", "lr": 0.05, "momentum": 0.5}},
-        {"seed": 3, "loss": "minimax", "optimizer": {"name": "SGD", "lr": 0.05, "momentum": 0.9, "lr_decay": 1.01}},
-    ],
-    "players' own Adams": [
-        {"seed": 0, "optimizer": {"lr": 1e-3, "betas": [0.5, 0.9]}},
-        {"seed": 0, "optimizer": {"lr": 1e-3}, "loss": "minimax"},
-        {"seed": 1, "optimizer": {"lr": 2e-3, "eps": 1e-4}},
-    ],
-}
-SHAPES: dict[str, dict[str, Any]] = {
-    "k = 2, dropout, batch norm, average": DROPOUT
-    | {"k": 2, "generator": {"hidden": [12, 10], "batch_norm": True}, "ema": 0.9},
-    "simultaneous, maxout": {
-        "updates": "simultaneous",
-        "model": "maxout-mlp",
-        "discriminator": {"hidden": [6, 5], "pieces": 3},
-    },
-}
-# Adam blows up the rounding errors in which the gradient of a bias before batch normalisation alone consists.
-COMBINATIONS = [
-    (members, shape)
-    for members, shape in itertools.product(MIXED, SHAPES)
-    if not ("Adam" in members and "batch norm" in shape)
-]
-
-
-@pytest.mark.parametrize(("precision", "iterations", "bound"), [("float32", 15, 1e-5), ("float64", 50, 1e-9)])
-@pytest.mark.parametrize(("members", "shape"), COMBINATIONS)
-def test_a_packed_stack_trains_as_its_members_alone(
-    members: str,
-    shape: str,
-    precision: str,
-    iterations: int,
-    bound: float,
-    gan_of: Callable[..., Gan],
-    train_for: Callable[[Gan, int], State],
-) -> None:
-    settings = [SHAPES[shape] | member for member in MIXED[members]]
-    together = train_for(gan_of(*settings, precision=precision), iterations)
-    for number, member in enumerate(settings):
-        alone = train_for(gan_of(member, precision=precision), iterations)
-        for part in alone.keys() & {"generator", "discriminator", "ema"}:
-            found = {name: tensor[number : number + 1] for name, tensor in together[part].items()}
-            assert distance(found, alone[part]) <= bound
-
-
-def test_members_of_a_stack_end_apart(gan_of: Callable[..., Gan], train_for: Callable[[Gan, int], State]) -> None:
-    state = train_for(gan_of(*MIXED["losses, rates and seeds"]), 3)
-    for part in ("generator", "discriminator"):
-        assert len(set(map(tuple, state[part]["output.weight"].flatten(1).tolist()))) == 4
 
 
 def test_the_epoch_of_a_momentum_ramp_counts_all_images_that_a_step_takes(

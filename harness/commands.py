@@ -81,7 +81,10 @@ def _evaluate_run(
 ) -> dict[str, Any]:
     request = _request(grid.manifest["evaluation"], metrics, count)
     sets = evaluation.grid_data(grid, data_folders(data))
-    return evaluation.evaluate_run(run, sets[run.experiment()["data_hash"]], request, processes)
+    [(_, outcome)] = evaluation.evaluate_runs([run], sets, request, processes)
+    if isinstance(outcome, InputError):
+        raise outcome
+    return outcome
 
 
 def _evaluate_grid(
@@ -94,11 +97,10 @@ def _evaluate_grid(
     sets = evaluation.grid_data(grid, data_folders(data))
     problems: list[str] = []
     with progress_bar(show=processes.is_main) as progress:
-        for run in progress.track(finished, description=f"evaluating {grid.path.name}"):
-            try:
-                evaluation.evaluate_run(run, sets[run.experiment()["data_hash"]], request, processes)
-            except InputError as error:  # the other runs go on
-                problems.append(f"  {run.id}  {error}")
+        outcomes = evaluation.evaluate_runs(finished, sets, request, processes)
+        for run, outcome in progress.track(outcomes, len(finished), description=f"evaluating {grid.path.name}"):
+            if isinstance(outcome, InputError):  # the other runs go on
+                problems.append(f"  {run.id}  {outcome}")
         evaluation.evaluate_controls(grid, list(sets.values()), request, processes)
     if problems:
         message = "\n".join([f"{len(problems)} of {len(finished)} runs could not be evaluated:", *problems])
@@ -124,7 +126,7 @@ def sample(path: Path, *, n: int, iteration: int | None, output: Path) -> Path:
     """Write samples of a finished run to an .npz file."""
     sampler = sampling.load(runs.find_run(path), iteration=iteration)
     try:
-        runs.write_npz(output, images=sampler.sample(n))
+        runs.write_npz(output, images=sampler.sample(n)[0])
     except OSError as error:
         raise InputError(f"cannot write {output}: {error.strerror}.") from None
     return output

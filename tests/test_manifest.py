@@ -182,7 +182,6 @@ def test_runs_of_one_shape_share_stacks_of_limited_size(planned: Planned) -> Non
         '"generator.hidden" = [[8], [9]]',
         'updates = ["alternating", "simultaneous"]',
         'precision = ["float32", "float64"]',
-        "ema = [0.5, 0.9]",
         "iterations = [3, 4]",
         '"optimizer.name" = ["SGD", "RMSprop"]',
         'optimizer = [{name = "AdamW", weight_decay = 0.1}, {name = "AdamW", weight_decay = 0.2}]',
@@ -190,6 +189,12 @@ def test_runs_of_one_shape_share_stacks_of_limited_size(planned: Planned) -> Non
 )
 def test_what_shapes_the_computation_parts_the_stacks(axis: str, planned: Planned) -> None:
     assert sizes(stacks(planned(f"[axes]\n{axis}\n").runs, 8)) == [1, 1]
+
+
+def test_averages_of_any_decay_share_a_stack(planned: Planned) -> None:
+    assert sizes(stacks(planned("[axes]\nema = [0.5, 0.9]\n").runs, 8)) == [2]
+    bundles = 'average = [{name = "none"}, {name = "slow", ema = 0.9}]'
+    assert sizes(stacks(planned(f"[axes]\n{bundles}\n").runs, 8)) == [1, 1]
 
 
 def test_the_order_in_which_settings_are_written_parts_no_stack(planned: Planned) -> None:

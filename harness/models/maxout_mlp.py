@@ -61,4 +61,8 @@ def build(experiment: Experiment, images: ImageStatistics) -> Pair:
     )
 
 
-FAMILY = Family({"generator": GeneratorSettings, "discriminator": DiscriminatorSettings}, build)
+FAMILY = Family(
+    {"generator": GeneratorSettings, "discriminator": DiscriminatorSettings},
+    build,
+    stack_sizes={"cpu": 12, "cuda": 64},
+)

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -18,9 +18,17 @@ from torch import Tensor
 
 import harness.metrics.parzen as parzen_module
 from harness.errors import InputError
-from harness.metrics.parzen import SIGMAS, Parzen, Processes, choose_bandwidth, log_likelihood, parzen
+from harness.metrics.parzen import (
+    SIGMAS,
+    Processes,
+    choose_bandwidth,
+    log_likelihood,
+    parzen,
+    parzen_of_members,
+)
 
 Array = np.ndarray[Any, Any]
+Result = TypeVar("Result")
 
 
 def naive(points: Array, centres: Array, sigmas: list[float]) -> Array:
@@ -190,12 +198,12 @@ def test_numpy_and_torch_inputs_agree_and_are_left_as_they_were() -> None:
         assert (copy.detach().numpy() == array).all()
 
 
-def in_threads(count: int, evaluate: Callable[[Processes], Parzen]) -> list[Parzen]:
+def in_threads(count: int, evaluate: Callable[[Processes], Result]) -> list[Result]:
     """What `count` processes get, played by threads."""
     barrier = threading.Barrier(count)
     parts: list[Tensor] = [torch.empty(0)] * count
 
-    def process(rank: int) -> Parzen:
+    def process(rank: int) -> Result:
         def total(values: Tensor) -> Tensor:
             parts[rank] = values
             barrier.wait(timeout=60)
@@ -219,6 +227,75 @@ def test_processes_that_share_the_points_agree_with_one_alone(count: int) -> Non
     assert shared[0].grid.validation_value == pytest.approx(alone.grid.validation_value, rel=1e-12)
     assert shared[0].grid.standard_error == pytest.approx(alone.grid.standard_error, rel=1e-12)
     assert shared[0].refined.value == pytest.approx(alone.refined.value, rel=1e-8)
+
+
+def pack(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+    """Let that many members share a pass, as they do on a GPU."""
+    monkeypatch.setattr(parzen_module, "_members_in_a_pass", lambda *_: together)
+
+
+def members_points(seed: int, members: int, *counts: int, d: int) -> tuple[Array, list[Array]]:
+    """Samples of members (m, n, d) that differ in place and spread, and shared points."""
+    samples, *points = random_points(seed, members * counts[0], *counts[1:], d=d)
+    places = np.arange(members)[:, None, None]
+    return samples.reshape(members, counts[0], d) * (1 + 0.3 * places) + 0.1 * places, points
+
+
+@pytest.mark.parametrize("together", [1, 2, 5])
+def test_each_member_of_a_batch_has_its_own_naive_estimate(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack(monkeypatch, together)
+    samples, (validation, test) = members_points(15, 5, 60, 40, 50, d=4)
+    for own, result in zip(samples, parzen_of_members(samples, validation, test), strict=True):
+        assert result.grid.sigma == choose_bandwidth(validation, own)[0].sigma
+        assert result.refined.sigma == pytest.approx(choose_bandwidth(validation, own)[1].sigma, rel=1e-6)
+        for estimate in (result.grid, result.refined):
+            values = naive(test, own, [estimate.sigma])[0]
+            assert estimate.value == pytest.approx(values.mean(), rel=1e-9)
+            assert estimate.standard_error == pytest.approx(values.std() / math.sqrt(50), rel=1e-9)
+
+
+def test_points_on_one_members_centres_are_exact_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    pack(monkeypatch, 3)
+    samples, (validation,) = members_points(16, 3, 30, 20, d=784)
+    test = samples[1, :10] + 1e-9
+    for own, result in zip(samples, parzen_of_members(samples, validation, test, sigmas=[1e-9, 1.0]), strict=True):
+        expected = naive(test, own, [result.grid.sigma])[0].mean()
+        assert result.grid.value == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_replaced_member_changes_no_bit_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    pack(monkeypatch, 3)
+    samples, (validation, test) = members_points(17, 3, 60, 40, 50, d=20)
+    before = parzen_of_members(samples, validation, test)
+    samples[1] = 1e3 * samples[1] + 50
+    after = parzen_of_members(samples, validation, test)
+    assert (after[0], after[2]) == (before[0], before[2])
+    assert after[1] != before[1]
+
+
+def test_members_share_a_pass_on_a_gpu_as_far_as_a_tile_holds_their_distances() -> None:
+    cuda, tile = torch.device("cuda"), parzen_module.POINTS_PER_TILE * parzen_module.CENTRES_PER_TILE
+    in_a_pass = parzen_module._members_in_a_pass
+    assert in_a_pass(360, 1000, cuda) == tile // 360_000 > 8
+    assert in_a_pass(10_000, 10_000, cuda) == 1
+    assert in_a_pass(360, 1000, torch.device("cpu")) == 1
+
+
+def test_processes_share_the_points_of_many_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    pack(monkeypatch, 2)
+    samples, (validation, test) = members_points(18, 3, 50, 21, 10, d=3)
+    alone = parzen_of_members(samples, validation, test)
+    ranks = in_threads(12, lambda share: parzen_of_members(samples, validation, test, processes=share))
+    assert all(results == ranks[0] for results in ranks)
+    for one, many in zip(alone, ranks[0], strict=True):
+        assert many.grid.value == pytest.approx(one.grid.value, rel=1e-12)
+        assert many.refined.value == pytest.approx(one.refined.value, rel=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (0, 5, 2), (3, 0, 2)])
+def test_samples_without_members_or_without_points_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"centres have shape.*\(members, count, d\)"):
+        parzen_of_members(np.zeros(shape), POINT, POINT)
 
 
 NAN = np.array([[0.0, math.nan]])
@@ -249,6 +326,16 @@ def test_bad_arrays_are_refused_by_name(samples: Array, validation: Array, test:
 def test_bad_sigmas_are_refused(sigmas: list[float]) -> None:
     with pytest.raises(InputError, match="sigmas"):
         parzen(POINT, POINT, POINT, sigmas=sigmas)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_members_together_on_a_cuda_device_agree_with_the_cpu() -> None:
+    samples, (validation, test) = members_points(19, 20, 700, 100, 300, d=50)
+    on_cpu, on_cuda = (parzen_of_members(samples, validation, test, device=device) for device in ("cpu", "cuda"))
+    for cpu, cuda in zip(on_cpu, on_cuda, strict=True):
+        assert cuda.grid.value == pytest.approx(cpu.grid.value, rel=1e-11)
+        assert cuda.refined.value == pytest.approx(cpu.refined.value, rel=1e-8)
 
 
 @pytest.mark.gpu

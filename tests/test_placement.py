@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.experiment import Experiment
+from harness.placement import PLACEMENTS, PlacementName, placement
+
+Resolve = Callable[..., Experiment]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("auto", 5, 5),
+        ("packed", 5, 5),
+        ("data-parallel", 5, 5),
+        ("one-per-process", 5, 1),
+        ("one-per-process", None, 1),
+    ],
+)
+def test_the_grids_own_stack_size_holds_but_for_single_runs(
+    name: PlacementName, given: int | None, expected: int, resolve: Resolve
+) -> None:
+    assert placement(name, stack_size=given, device="cpu", processes=2).stack_size(resolve()) == expected
+
+
+def test_without_one_a_family_has_its_own_for_each_device(resolve: Resolve) -> None:
+    sizes = {
+        (device, model): placement("auto", stack_size=None, device=device, processes=1).stack_size(
+            resolve(model=model, generator={}, discriminator={})
+        )
+        for device in ("cpu", "cuda", "mps")
+        for model in ("mlp", "dcgan")
+    }
+    assert sizes["cuda", "mlp"] > sizes["cpu", "mlp"] > sizes["cpu", "dcgan"] > 1
+    assert sizes["mps", "mlp"] == sizes["cpu", "mlp"]
+
+
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_one_process_shares_with_nobody(name: PlacementName) -> None:
+    assert placement(name, stack_size=None, device="cpu", processes=1).is_shared(9)
+
+
+@pytest.mark.parametrize(
+    ("name", "few", "many"),
+    [
+        ("auto", True, False),
+        ("packed", False, False),
+        ("one-per-process", False, False),
+        ("data-parallel", True, True),
+    ],
+)
+def test_several_processes_share_each_stack_or_the_stacks(name: PlacementName, few: bool, many: bool) -> None:
+    placed = placement(name, stack_size=None, device="cpu", processes=4)
+    assert (placed.is_shared(3), placed.is_shared(4)) == (few, many)

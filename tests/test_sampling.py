@@ -1,0 +1,115 @@
+"""Samples of one run, and of several from one sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness import models, sampling
+from harness.errors import InputError
+from harness.runs import RunFolder
+from harness.sampling import Finished, Sampler
+
+Run = Callable[..., RunFolder]
+CPU = torch.device("cpu")
+
+KINDS: dict[str, dict[str, Any]] = {
+    "mlp": {"generator": {"hidden": [12, 10], "batch_norm": True}},
+    "dcgan": {"generator": {"channels": 4, "weight_std": 0.2}, "discriminator": {"channels": 4}},
+    "maxout-mlp": {"generator": {"hidden": [12]}, "discriminator": {"hidden": [6], "dropout": [0.2, 0.5]}},
+}
+MEMBERS: tuple[dict[str, Any], ...] = (
+    {"seed": 3},
+    {"seed": 4, "loss": "minimax"},
+    {"seed": 5, "optimizer": {"name": "SGD", "lr": 0.01}},
+)
+
+
+def together(*runs: RunFolder) -> Sampler:
+    """One sampler of all the runs."""
+    finished = [sampling.find(run) for run in runs]
+    return sampling.together(finished, [run.tensors() for run in finished])
+
+
+def find_all(*runs: RunFolder) -> list[Finished]:
+    return [sampling.find(run) for run in runs]
+
+
+@pytest.mark.parametrize("settings", [{"model": name, **own} for name, own in KINDS.items()] + [{"ema": 0.9}])
+def test_members_sampled_together_equal_each_alone(
+    settings: dict[str, Any], untrained_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_BLOCK", 40)
+    runs = [untrained_run(**settings, **member) for member in MEMBERS]
+    samples = together(*runs).sample(100)
+    alone = [sampling.load(run).sample(100) for run in runs]
+    assert samples.shape == (3, 100, 1, 8, 8) and samples.dtype == np.float32
+    assert np.abs(samples - np.concatenate(alone)).max() <= 1e-6
+    assert np.abs(samples[0] - samples[1]).max() > 1e-3
+
+
+def test_members_draw_together_what_each_draws_alone(untrained_run: Run) -> None:
+    runs = [untrained_run(**member) for member in MEMBERS]
+    drawn = together(*runs).method.draws.whole(offset=7).normal("sample/latent", 0, 50, 5)
+    alone = [sampling.load(run).method.draws.whole(offset=7).normal("sample/latent", 0, 50, 5) for run in runs]
+    assert torch.equal(drawn, torch.cat(alone))
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_a_replaced_member_changes_no_bit_of_the_rest(model: str, untrained_run: Run) -> None:
+    first, second, third, other = (untrained_run(model=model, **KINDS[model], seed=seed) for seed in range(4))
+    before, after = together(first, second, third).sample(50), together(first, other, third).sample(50)
+    assert np.array_equal(before[[0, 2]], after[[0, 2]])
+    assert not np.array_equal(before[1], after[1])
+
+
+def test_fewer_samples_are_the_first_of_more(untrained_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "_BLOCK", 8)
+    sampler = together(untrained_run(seed=0), untrained_run(seed=1))
+    assert np.array_equal(sampler.sample(3), sampler.sample(20)[:, :3])
+
+
+def test_only_runs_of_one_shape_are_sampled_together(untrained_run: Run) -> None:
+    own = {"hidden": [12, 9]}
+    runs = [untrained_run(seed=0), untrained_run(seed=0, generator=own), untrained_run(seed=1, loss="minimax")]
+    exact = untrained_run(seed=0, precision="float64")
+    groups = sampling.groups(find_all(*runs, exact), 100, CPU)
+    assert [[run.folder for run in group] for group in groups] == [[runs[0], runs[2]], [runs[1]], [exact]]
+
+
+def test_members_that_cannot_share_a_stack_are_sampled_one_by_one(
+    untrained_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = replace(models.FAMILIES["mlp"], stackable=lambda experiment, shape: False)
+    monkeypatch.setitem(models.FAMILIES, "mlp", alone)
+    finished = find_all(untrained_run(seed=0), untrained_run(seed=1))
+    assert sampling.groups(finished, 100, CPU) == [[finished[0]], [finished[1]]]
+
+
+def test_the_images_held_at_once_decide_how_many_members_go_together(
+    untrained_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = find_all(*(untrained_run(seed=seed) for seed in range(3)))
+    monkeypatch.setattr(sampling, "_CPU_IMAGE_BYTES", 2 * 4 * 64 * 20_000)
+    assert [len(group) for group in sampling.groups(finished, 20_000, CPU)] == [1, 2]
+    assert [len(group) for group in sampling.groups(finished, 100, CPU)] == [3]
+    assert sampling.members_together((3, 512, 512), 50_000, CPU) == 1
+    assert sampling.members_together((1, 28, 28), 10_000, torch.device("cuda")) == 34
+
+
+def test_a_damaged_snapshot_is_refused_by_name(untrained_run: Run) -> None:
+    run = untrained_run()
+    path = next(run.snapshots.iterdir())
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=f"{path.name} is damaged.*train it again"):
+        sampling.load(run)
+
+
+def test_a_run_without_the_snapshot_asked_for_names_those_it_has(untrained_run: Run) -> None:
+    with pytest.raises(InputError, match="has no snapshot of iteration 7; it has: 60"):
+        sampling.load(untrained_run(), iteration=7)

@@ -156,7 +156,7 @@ def _run(
 
     options = Options(out, images_on=images_on, placement=placement, threads=threads, trackers=trackers)
     with progress_bar(show=is_main()) as progress:
-        folder = run_grid(planned, options, stop=stop, watcher=ProgressWatcher(planned, progress))
+        folder = run_grid(planned, options, stop=stop, watcher=ProgressWatcher(planned, progress, is_main=is_main()))
     say(str(folder.path))
 
 

@@ -17,34 +17,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
-_WORD = 0xFFFFFFFF
-_ROUNDS = 10
+from harness.philox import WORD, Philox, philox
+
 _BLOCK_VALUES = 2**18  # drawn per call where steps are drawn ahead: big enough to hide the cost of a hundred small ops
-
-
-def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> list[Tensor]:
-    """Four words from a four-word counter and a two-word key, all int64 tensors below 2^32 that broadcast together.
-
-    Source: Salmon et al. 2011, table 2 and section 3.3, Philox4x32 with ten rounds.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for round_number in range(_ROUNDS):
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        # The product's low word stays unmasked: it is only ever XORed, and the result is masked then.
-        c0 = ((p1 >> 32) ^ c1).bitwise_xor(_bumped(k0, 0, round_number)).bitwise_and_(_WORD)
-        c2 = ((p0 >> 32) ^ c3).bitwise_xor(_bumped(k1, 1, round_number)).bitwise_and_(_WORD)
-        c1, c3 = p1, p0
-    return [c0, c1 & _WORD, c2, c3 & _WORD]
-
-
-def _bumped(key: Tensor, word: int, round_number: int) -> Tensor:
-    return (key + round_number * _KEY_STEPS[word]) & _WORD
 
 
 @lru_cache(maxsize=4096)
@@ -94,9 +73,10 @@ class Draws:
         self.offset = offset
         self.ahead = ahead
         self.read = read
-        words = [[seed & _WORD for seed in seeds], [seed >> 32 & _WORD for seed in seeds]]
+        words = [[seed & WORD for seed in seeds], [seed >> 32 & WORD for seed in seeds]]
         self._key = [torch.tensor(word, dtype=torch.int64, device=self.device).view(1, -1, 1, 1, 1) for word in words]
         self._blocks: dict[Table, tuple[int, Tensor]] = {}
+        self._in_c = Philox() if self.device.type == "cpu" else None
 
     def whole(self, *, offset: int = 0) -> Draws:
         """The same numbers, rows from `offset` on, all on every process: for initial values and samples."""
@@ -159,12 +139,19 @@ class Draws:
         blocks = -(-table.width // lanes)
         rows = self._local(table.rows)
         start = self.offset + self.rank * rows
-        block = self._range(start * blocks, (start + rows) * blocks).view(1, 1, 1, rows, blocks)
-        step = self._range(first, first + count).view(-1, 1, 1, 1, 1)
-        batch = self._range(0, table.batches).view(1, 1, -1, 1, 1)
         word = purpose_word(f"{table.kind}:{table.purpose}")
+        if self._in_c is not None:
+            words = np.empty((count, len(self.seeds), table.batches, rows, 4, blocks), dtype=np.uint64)
+            for step, member, batch in np.ndindex(words.shape[:3]):
+                counter = (start * blocks, first + step, word, batch)
+                drawn = self._in_c.words(self.seeds[member], counter, rows * blocks)
+                words[step, member, batch] = drawn.reshape(rows, blocks, 4).swapaxes(1, 2)
+            return torch.from_numpy(words.view(np.int64)).flatten(-2)
+        block = self._range(start * blocks, (start + rows) * blocks).view(1, 1, 1, rows, blocks)
+        steps = self._range(first, first + count).view(-1, 1, 1, 1, 1)
+        batch = self._range(0, table.batches).view(1, 1, -1, 1, 1)
         purpose = self._range(word, word + 1)
-        return torch.cat(philox((block, step, purpose, batch), self._key), dim=-1)
+        return torch.cat(philox((block, steps, purpose, batch), self._key), dim=-1)
 
     def _range(self, start: int, stop: int) -> Tensor:
         return torch.arange(start, stop, dtype=torch.int64, device=self.device)

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from harness.runs import GridFolder
 from harness.training import feed
 from harness.training.feed import Order, TrainingImages, mean_image
 from harness.training.loop import Schedule, train
-from harness.training.processes import Processes, check_launcher, check_trackers, set_threads
+from harness.training.processes import Processes, Tally, check_launcher, check_trackers, set_threads
 
 _PROGRESS_SECONDS = 2.0
 _PATIENCE_SECONDS = 10.0
@@ -33,8 +33,8 @@ _PATIENCE_SECONDS = 10.0
 class Watcher(Protocol):
     """Who looks on while a grid runs."""
 
-    def begin(self, stacks: Sequence[Stack], where: str) -> None:
-        """This process is to train these stacks, placed as `where` says."""
+    def begin(self, stacks: Sequence[Stack], tally: Tally, *, note: str, process: int | None) -> None:
+        """These stacks will be trained, placed as `note` says; `process`, where each process has stacks of its own."""
 
     def start(self, stack: Stack, iteration: int) -> None:
         """A stack begins, or goes on behind an iteration."""
@@ -81,9 +81,9 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
         with ExitStack() as held:
             stacks = _reconciled(folder, plan, placed.stack_size, processes, held)
             is_shared = placed.is_shared(len(stacks)) and divides
-            own = stacks if is_shared else stacks[processes.rank :: processes.count]
-            watcher.begin(own, placed.reason)
-            for stack in own:
+            tally = processes.tally()
+            watcher.begin(stacks, tally, note=placed.reason, process=None if is_shared else processes.rank)
+            for stack in stacks if is_shared else _taken(stacks, tally):
                 _run_stack(stack, folder, plan, options, alone=not is_shared, stop=stop, watcher=watcher)
             if not is_shared:
                 processes.wait_for_days()
@@ -108,6 +108,18 @@ def _check_batches(plan: Plan, processes: Processes) -> None:
                 f"{plan.grid.path}: batch_size = {size} does not divide by the {processes.count} processes; "
                 "change one of them."
             )
+
+
+def _taken(stacks: Sequence[Stack], tally: Tally) -> Iterator[Stack]:
+    """The stacks that this process takes from those of the job, the longest first, so that all end together."""
+    by_length = sorted(stacks, key=_updates, reverse=True)
+    while (number := tally.add("taken", 1)) <= len(by_length):
+        yield by_length[number - 1]
+
+
+def _updates(stack: Stack) -> int:
+    shared = stack.experiment
+    return len(stack.members) * shared.iterations * (shared.k + 1)
 
 
 def _reconciled(folder: GridFolder, plan: Plan, size: StackSize, processes: Processes, held: ExitStack) -> list[Stack]:

@@ -10,47 +10,66 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.plan import Plan, Stack
+from harness.training.processes import Tally
 
 
 class ProgressWatcher:
     """Counts runs times iterations over the whole grid on stderr."""
 
-    def __init__(self, plan: Plan, progress: Progress) -> None:
+    def __init__(self, plan: Plan, progress: Progress, *, is_main: bool) -> None:
         self.progress = progress
-        self.plan = plan
+        self.is_main = is_main
+        self.all_runs = len(plan.runs)
         self.task = progress.add_task(plan.grid.name, total=None)
-        self._behind = 0
-        self._runs = 0
-        self._all_runs = 0
+        self._tally: Tally | None = None
+        self._process: int | None = None
+        self._reached = 0
 
-    def begin(self, stacks: Sequence[Stack], where: str) -> None:
-        self._all_runs = sum(len(stack.members) for stack in stacks)
+    def begin(self, stacks: Sequence[Stack], tally: Tally, *, note: str, process: int | None) -> None:
+        self._tally, self._process = tally, process
         total = sum(stack.experiment.iterations * len(stack.members) for stack in stacks)
         self.progress.update(self.task, total=total)
-        note = f"{self._all_runs} runs in {len(stacks)} stacks; {where}"
-        if self._all_runs < len(self.plan.runs):
-            note += f". This process's part of {len(self.plan.runs)} runs"
-        self.progress.console.print(note, highlight=False)
+        if self.is_main:
+            self._print(f"{self.all_runs} runs in {len(stacks)} stacks: {note}")
 
     def start(self, stack: Stack, iteration: int) -> None:
+        self._reached = 0
         self.advance(stack, iteration)
 
     def advance(self, stack: Stack, iteration: int) -> None:
-        self.progress.update(self.task, completed=self._behind + iteration * len(stack.members))
+        self._add("iterations", (iteration - self._reached) * len(stack.members))
+        self._reached = iteration
 
     def finish(self, stack: Stack, outcome: str) -> None:
-        self._behind += stack.experiment.iterations * len(stack.members)
-        self._runs += len(stack.members)
-        self.progress.update(self.task, completed=self._behind)
+        if outcome == "skipped":
+            self._reached = 0
+        self.advance(stack, stack.experiment.iterations)
+        ended = self._add("runs", len(stack.members))
         shared = stack.experiment
         note = f"{len(stack.members)} runs of {shared.model} with k = {shared.k} on {shared.dataset}"
-        self.progress.console.print(f"[{self._runs}/{self._all_runs}] {outcome}: {note}", highlight=False)
+        if self._process is not None:
+            note += f", by process {self._process}"
+        if self.is_main or self._process is not None:
+            self._print(f"[{ended}/{self.all_runs}] {outcome}: {note}")
+
+    def _add(self, name: str, amount: int) -> int:
+        """What is done, over all processes where each has stacks of its own."""
+        assert self._tally is not None
+        if self._process is None and not self.is_main:
+            return 0  # all do the same, and one counts
+        done = self._tally.add(name, amount)
+        if name == "iterations":
+            self.progress.update(self.task, completed=done)
+        return done
+
+    def _print(self, line: str) -> None:
+        self.progress.console.print(line, highlight=False)
 
 
 @contextmanager
 def progress_bar(*, show: bool = True) -> Iterator[Progress]:
-    """A progress bar on stderr; without a terminal only what is printed beside it appears."""
-    console = Console(stderr=True, quiet=not show, soft_wrap=True)
+    """A progress bar on stderr; without a terminal, or not shown, only what is printed beside it appears."""
+    console = Console(stderr=True, soft_wrap=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -58,5 +77,5 @@ def progress_bar(*, show: bool = True) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
+    with Progress(*columns, console=console, disable=not (show and sys.stderr.isatty()), transient=True) as progress:
         yield progress

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from harness.draws import Draws, philox
+from harness.draws import Draws
+from harness.philox import Philox, philox
 
 Draw = Callable[..., Tensor]
 KINDS: dict[str, Draw] = {
@@ -139,6 +140,26 @@ def test_purpose_step_seed_row_and_batch_each_change_the_numbers(kind: Draw) -> 
     ]
     rows = torch.stack(tables).view(-1, 64)
     assert len(set(map(tuple, rows.tolist()))) == len(rows) == 4 * 4 * 4
+
+
+@given(
+    counter=st.lists(st.integers(0, 2**32 - 1), min_size=4, max_size=4),
+    seed=st.integers(0, 2**64 - 1),
+    blocks=st.integers(1, 40),
+)
+def test_the_cipher_in_c_gives_the_words_of_the_tensors(counter: list[int], seed: int, blocks: int) -> None:
+    counter[0] = min(counter[0], 2**32 - blocks)  # what a table's rows and lanes stay below
+    key = [torch.tensor(seed & 0xFFFFFFFF), torch.tensor(seed >> 32)]
+    first = counter[0] + torch.arange(blocks)
+    expected = torch.stack(philox([first, *(torch.tensor(word) for word in counter[1:])], key), -1)
+    assert Philox().words(seed, counter, blocks).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_other_devices_draw_the_same_numbers(kind: Draw) -> None:
+    here, elsewhere = (Draws([3, 2**40], rank=1, processes=2) for _ in range(2))
+    elsewhere._in_c = None  # as where there is no CPU to run it
+    assert kind(here, "z", 5, 30, 7, batches=2).equal(kind(elsewhere, "z", 5, 30, 7, batches=2))
 
 
 def test_the_kinds_share_no_words() -> None:

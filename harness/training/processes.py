@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch import Tensor, distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from harness.errors import InputError, UnknownName
 
@@ -152,6 +153,18 @@ class Processes:
         if self.count > 1:
             self.accelerator.wait_for_everyone()
 
+    def tally(self) -> Tally:
+        """Sums over the job that any process may add to at any time; all must ask for it together."""
+        if self.count == 1:
+            return Tally(None)
+        host = os.environ.get("MASTER_ADDR", "127.0.0.1")
+        if self.is_main:
+            store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        port = self.from_main(store.port if self.is_main else None)
+        if not self.is_main:
+            store = TCPStore(host, port, is_master=False)
+        return Tally(store)
+
     def wait_for_days(self) -> None:
         """Return when all processes of the job have come here, each having trained stacks of its own."""
         if self.count > 1:
@@ -176,6 +189,21 @@ class Processes:
         """Leave the process group in order; an abort at exit would turn a finished run into a failed one."""
         self.accelerator.end_training()
         PartialState().destroy_process_group()
+
+
+class Tally:
+    """Named sums over the processes of a job; adding meets nobody."""
+
+    def __init__(self, store: TCPStore | None) -> None:
+        self._store = store
+        self._sums: dict[str, int] = {}
+
+    def add(self, name: str, amount: int) -> int:
+        """Add to a sum, and give what it is then."""
+        if self._store is not None:
+            return int(self._store.add(name, amount))
+        self._sums[name] = self._sums.get(name, 0) + amount
+        return self._sums[name]
 
 
 def set_threads(processes: Processes, threads: int | None = None) -> None:

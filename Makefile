@@ -1,7 +1,15 @@
 # Everything runs in .venv, made from the pinned set in constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+LAUNCH := $(BIN)/accelerate launch --num_machines 1 --mixed_precision no --dynamo_backend no
+# Without a GPU a process for each core, up to the demo's six stacks: each trains stacks of its own.
+CORES := $(shell nproc 2>/dev/null || echo 1)
+PROCESSES := $(shell command -v nvidia-smi >/dev/null && echo 1 || echo $$(($(CORES) < 6 ? $(CORES) : 6)))
+ifeq ($(PROCESSES),1)
+LAUNCH += --num_processes 1
+else
+LAUNCH := ACCELERATE_USE_CPU=true $(LAUNCH) --multi_gpu --num_processes $(PROCESSES)
+endif
 DEMO := results/runs/demo
 
 .PHONY: install demo test lint clean

@@ -1,8 +1,8 @@
 """`harness bench packed`: a grid's runs in stacks of several sizes, beside the same runs one after another.
 
 The ways of training the members take turns, and in each turn every member trains for the same number of iterations:
-one after the other in this process with all threads, in as many processes as there are cores with one thread each, and
-in stacks of each size with all threads.
+one after the other in this process with all threads, in as many processes as there are cores with one thread each, in
+stacks of each size with all threads, and in stacks of some sizes in the processes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,9 +50,8 @@ class Way:
 
     @property
     def name(self) -> str:
-        if self.processes > 1:
-            return "in processes"
-        return "packed" if self.stack_size > 1 else "one after the other"
+        way = "packed" if self.stack_size > 1 else "one after the other"
+        return f"{way}, in processes" if self.processes > 1 else way
 
     def times_faster(self, others: Sequence[Way]) -> list[float]:
         """The time of the fastest of the others over the own, by round."""
@@ -226,8 +225,10 @@ def _take_turns(
     turns = [partial(_train, stacks_, iterations) for stacks_ in packs]
     times = max(8, iterations // 8)
     alone = [_products(stacks_[0], times) for stacks_ in packs]
-    with _processes(group, chosen, device) as ready:
-        others = [partial(ready.train, iterations)] if ready else []
+    sizes = [] if why_no_processes(device, cores()) else sorted({1, *_shared_sizes(len(chosen))})
+    with ExitStack() as started:
+        ready = [started.enter_context(_processes(group, chosen, size)) for size in sizes]
+        others = [partial(processes.train, iterations) for processes in ready]
         functions: list[Callable[[], object]] = [*turns, *alone, *others]
         timings = measure_rounds(functions, repeats=repeats, device=device, progress=progress, title=group.name)
     ways = []
@@ -237,9 +238,15 @@ def _take_turns(
         products = Timing(tuple(seconds * passes / times for seconds in timings[len(packs) + number].seconds))
         size = max(stack.members for stack in stacks_)
         ways.append(Way(stacks_[0].engine.name, timings[number], size, products=products))
-    if ready:
-        ways.append(Way("eager", timings[-1], 1, processes=len(ready.connections)))
+    for number, (size, processes) in enumerate(zip(sizes, ready, strict=True)):
+        timing = timings[2 * len(packs) + number]
+        ways.append(Way("eager", timing, size, processes=len(processes.connections)))
     return ways
+
+
+def _shared_sizes(members: int) -> list[int]:
+    """Stack sizes for processes that share the members: so that each has one stack, and so that each has two."""
+    return [-(-members // (stacks_ * cores())) for stacks_ in (1, 2)]
 
 
 def _stacks(
@@ -257,13 +264,10 @@ def _train(packs: Sequence[TrainingStack], iterations: int) -> None:
         stack.train(iterations)
 
 
-def _processes(
-    group: Group, chosen: Sequence[PlannedRun], device: torch.device
-) -> AbstractContextManager[Workers | None]:
-    """Processes with one thread each that share the runs; none where they would share one device."""
-    if why_no_processes(device, cores()):
-        return nullcontext()
-    return workers([run.experiment for run in chosen], min(cores(), len(chosen)), group.plan.folders)
+def _processes(group: Group, chosen: Sequence[PlannedRun], size: int) -> AbstractContextManager[Workers]:
+    """Processes with one thread each that share the runs in stacks of at most so many."""
+    shares = [[run.experiment for run in stack.members] for stack in stacks(chosen, size)]
+    return workers(shares, min(cores(), len(shares)), group.plan.folders)
 
 
 def _products(stack: TrainingStack, times: int) -> Callable[[], object]:
@@ -296,12 +300,14 @@ def _row(way: Way, total: int, floor: float) -> dict[str, Any]:
 def _verdict(ways: Sequence[Way]) -> dict[str, Any]:
     """The best packed way beside the better of those that are not, by round; and the size to recommend."""
     own = [way for way in ways if way.processes == 1 and way.engine == ways[0].engine]
-    best = min((way for way in own if way.stack_size > 1), key=lambda way: way.timing.median_seconds)
+    packed = [way for way in ways if way.stack_size > 1 and way.engine == ways[0].engine]
+    best = min(packed, key=lambda way: way.timing.median_seconds)
     others = [way for way in ways if way.stack_size == 1]
     ratios = best.times_faster([way for way in others if way.engine == best.engine])
     eager = [way for way in others if way.engine == "eager" and way.processes == 1]
     return {
         "best_size": best.stack_size,
+        "best_processes": best.processes,
         "ratio": spread(ratios),
         "ratios": ratios,
         **({"ratio_to_eager": spread(best.times_faster(eager))} if best.engine != "eager" else {}),

@@ -1,4 +1,4 @@
-"""Processes of one thread each that train their share of the runs, one run after another, at the same time."""
+"""Processes of one thread each that train their share of the stacks, one after another, at the same time."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Workers:
 
 
 @contextmanager
-def workers(experiments: Sequence[Experiment], count: int, folders: Sequence[Path]) -> Iterator[Workers]:
-    """`count` processes that share these resolved experiments of one data set; they end with the context.
+def workers(stacks: Sequence[Sequence[Experiment]], count: int, folders: Sequence[Path]) -> Iterator[Workers]:
+    """`count` processes that share these stacks of resolved experiments of one data set; they end with the context.
 
     Errors: HarnessError where one ends before it is ready.
     """
@@ -57,7 +57,7 @@ def workers(experiments: Sequence[Experiment], count: int, folders: Sequence[Pat
     processes, connections = [], []
     for rank in range(count):
         ours, theirs = context.Pipe()
-        arguments = (theirs, list(experiments[rank::count]), list(folders))
+        arguments = (theirs, list(stacks[rank::count]), list(folders))
         process = context.Process(target=_serve, args=arguments, daemon=True)
         process.start()
         theirs.close()  # so that its end is seen here
@@ -75,12 +75,12 @@ def workers(experiments: Sequence[Experiment], count: int, folders: Sequence[Pat
             process.join()
 
 
-def _serve(connection: Connection, experiments: Sequence[Experiment], folders: Sequence[Path]) -> None:
+def _serve(connection: Connection, shares: Sequence[Sequence[Experiment]], folders: Sequence[Path]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and its end is heard here
     torch.set_num_threads(1)
-    shared = experiments[0]
+    shared = shares[0][0]
     training_set = TrainingSet.of(images.load(shared.dataset, folders), shared.precision)
-    stacks = [TrainingStack.of([experiment], training_set) for experiment in experiments]
+    stacks = [TrainingStack.of(experiments, training_set) for experiments in shares]
     connection.send(None)
     while True:
         try:

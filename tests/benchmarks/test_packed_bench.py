@@ -85,7 +85,9 @@ def test_every_way_of_training_is_timed(rates: Rates) -> None:
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
     (group,) = figures["groups"]
     assert [way["stack_size"] for way in group["ways"] if way["processes"] == 1] == [1, 2, 3]
-    assert group["left_out"] or [way["way"] for way in group["ways"]][-1] == "in processes"
+    assert group["left_out"] or {"one after the other, in processes", "packed, in processes"} <= {
+        way["way"] for way in group["ways"]
+    }
     assert min(way["iterations_per_second"]["lowest"] for way in group["ways"]) > 0
     assert len(group["ratios"]) == 2 and min(group["ratios"]) > 0
     assert figures["stack_size"] in (1, 2, 3)

@@ -21,7 +21,7 @@ def test_processes_train_when_told_and_one_that_ends_early_is_a_clear_error(
     resolve: Callable[..., Experiment],
 ) -> None:
     before = spawned()
-    with workers([resolve(seed=seed) for seed in range(3)], 2, []) as ready:
+    with workers([[resolve(seed=seed)] for seed in range(3)], 2, []) as ready:
         children = [child for child in spawned() if child not in before]
         assert len(children) == len(ready.connections) == 2
         ready.train(2)

@@ -37,6 +37,7 @@ architecture = [
 ]
 """.replace("MAXOUT", "{hidden = [12, 12], pieces = 3, weight_range = 0.1}")
 RUNS = 8
+TOGETHER = ("--placement", "data-parallel")
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +63,13 @@ def on_one_streamed(harness: Harness, pairs: Path, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="module")
 def on_two(launch: Harness, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The grid trained by two processes."""
-    return trained_by(launch, pairs, tmp_path_factory.mktemp("two"))
+    return trained_by(launch, pairs, tmp_path_factory.mktemp("two"), *TOGETHER)
 
 
 @pytest.fixture(scope="module")
 def on_two_streamed(launch: Harness, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The grid trained by two processes that stream their images."""
-    return trained_by(launch, pairs, tmp_path_factory.mktemp("two-streamed"), "--images-on", "stream")
+    return trained_by(launch, pairs, tmp_path_factory.mktemp("two-streamed"), "--images-on", "stream", *TOGETHER)
 
 
 def trained_by(how: Harness, grid_file: Path, out: Path, *options: str) -> Path:
@@ -121,6 +122,25 @@ def test_streamed_images_train_the_same_bits(on_one: Path, on_one_streamed: Path
         assert all(np.array_equal(one[stack][name], streamed[stack][name]) for name in one[stack])
 
 
+def test_processes_with_stacks_of_their_own_train_the_bits_of_one(
+    launch: Harness, pairs: Path, on_one: Path, tmp_path: Path
+) -> None:
+    result = launch(pairs, "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("complete: ") == 4 and "[8/8]" in result.stderr
+    assert provenance(tmp_path / "pairs", "processes") == [1] * RUNS
+    one, two = parameters(on_one), parameters(tmp_path / "pairs")
+    assert one.keys() == two.keys() and len(one) == 4
+    assert all(np.array_equal(one[stack][name], two[stack][name]) for stack in one for name in one[stack])
+
+
+def test_single_runs_are_shared_out_one_by_one(launch: Harness, pairs: Path, tmp_path: Path) -> None:
+    result = launch(pairs, "--out", tmp_path, "--placement", "one-per-process", "--images-on", "stream")
+    assert result.returncode == 0, result.stderr
+    assert [stack["size"] for stack in provenance(tmp_path / "pairs", "stack")] == [1] * RUNS  # type: ignore[index]
+    assert "by process 0" in result.stderr and "by process 1" in result.stderr
+
+
 def test_bad_input_on_two_processes_is_one_message(launch: Harness, pairs: Path, tmp_path: Path) -> None:
     result = launch(pairs, "--out", tmp_path, "--set", "batch_sizes=3")
     assert result.returncode != 0
@@ -148,7 +168,7 @@ def test_a_grid_stopped_on_two_processes_goes_on_with_one(
 ) -> None:
     settings = ["--set", 'axes.updates=["alternating"]', "--set", "iterations=300"]
     arguments = ["run", pairs, *settings, "--set", "run.checkpoint_every=10"]
-    processes = start_ranks(*arguments, "--out", tmp_path / "two")
+    processes = start_ranks(*arguments, "--out", tmp_path / "two", *TOGETHER)
     while not list(tmp_path.glob("two/pairs/stacks/*/checkpoint-*")):
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)
@@ -211,7 +231,7 @@ def test_a_failure_on_one_process_does_not_leave_the_other_waiting(
     (tmp_path / "fails_on_one_rank.py").write_text(FAILS_ON_ONE_RANK)
     grid_file = shutil.copyfile(small_grid, tmp_path / "small.toml")
     model = ["--set", "model=fails_on_one_rank:build", "--set", "generator={}", "--set", "discriminator={}"]
-    processes = start_ranks("run", grid_file, "--out", tmp_path / "out", *model)
+    processes = start_ranks("run", grid_file, "--out", tmp_path / "out", *model, *TOGETHER)
     deadline = time.monotonic() + 45
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
         time.sleep(0.1)

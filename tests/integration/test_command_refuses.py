@@ -138,7 +138,8 @@ def test_a_damaged_manifest_is_refused(content: str, command: Harness, small_gri
 def test_a_batch_that_does_not_divide_by_the_processes_is_refused(
     start_ranks: Callable[..., list[Popen[str]]], small_grid: Path, tmp_path: Path
 ) -> None:
-    processes = start_ranks("run", small_grid, "--out", tmp_path / "out", "--set", "batch_size=33")
+    options = ["--set", "batch_size=33", "--placement", "data-parallel"]
+    processes = start_ranks("run", small_grid, "--out", tmp_path / "out", *options)
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2]
     assert errors[0].count("harness: ") == 1 and errors[1] == ""

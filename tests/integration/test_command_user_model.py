@@ -121,7 +121,7 @@ def test_a_user_model_that_is_gone_or_edited_is_not_evaluated(
 
 
 def test_a_user_model_trains_through_the_launcher(launch: Harness, plain_grid: Path, tmp_path: Path) -> None:
-    result = launch(plain_grid, "--out", tmp_path / "out")
+    result = launch(plain_grid, "--out", tmp_path / "out", "--placement", "data-parallel")
     assert result.returncode == 0, result.stderr
     paths = list(tmp_path.glob("out/own/runs/*/provenance.json"))
     assert [json.loads(path.read_text())["processes"] for path in paths] == [2, 2]

@@ -2,7 +2,7 @@
 
 Every number that training or sampling uses comes from here, so a resumed run, a stack of many members, any number of
 processes and a replayed graph see the same ones by construction. The generator is Philox4x32-10 (Salmon et al. 2011,
-"Parallel random numbers: as easy as 1, 2, 3") in tensor integers, equal on every device:
+"Parallel random numbers: as easy as 1, 2, 3"), equal on every device:
 
     key      the member's seed, 64 bits
     counter  (block of lanes within the batch's rows, step, purpose, which batch)
@@ -12,6 +12,7 @@ Rows are counted over the whole batch, so a process that holds some of the rows 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,9 +85,9 @@ class Draws:
 
     def read_from(self, read: Callable[[Table, int], Tensor]) -> Draws:
         """Draws of the same members on this process, whose values come from `read`."""
-        return Draws(
-            self.seeds, device=self.device, dtype=self.dtype, rank=self.rank, processes=self.processes, read=read
-        )
+        other = copy.copy(self)  # a new one would copy the key to the device, which no graph can record
+        other.read = read
+        return other
 
     def uniform(self, purpose: str, step: int, rows: int, width: int, *, batches: int = 1) -> Tensor:
         """Uniform on [0, 1), multiples of 2^-24: (m, batches * local rows, width)."""

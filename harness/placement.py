@@ -10,38 +10,39 @@ from harness import models
 from harness.experiment import Experiment
 
 PlacementName = Literal["auto", "packed", "one-per-process", "data-parallel"]
-PLACEMENTS: tuple[PlacementName, ...] = ("auto", "packed", "one-per-process", "data-parallel")
 
 
 @dataclass(frozen=True)
 class Placement:
-    """`stack_size` says how many runs like an experiment may share a stack; `is_shared`, whether all processes of the
-    job train each stack together, or each process stacks of its own; `reason`, why.
+    """`stack_size` says how many runs like an experiment may share a stack; `is_shared`, given the number of stacks,
+    whether all processes of the job train each stack together, or each process stacks of its own.
     """
 
     stack_size: Callable[[Experiment], int]
     is_shared: Callable[[int], bool]
-    """Given the number of stacks."""
-    reason: str
 
 
-def placement(name: PlacementName, *, stack_size: int | None, device: str, processes: int) -> Placement:
+def placement(name: PlacementName, *, stack_size: int | None, device: str, processes: int, divides: bool) -> Placement:
     """How a grid is placed on `processes` processes with a device of a type ("cpu", "cuda") each.
 
-    `stack_size` is the grid's own; without it each model family has its own for the device.
+    `stack_size` is the grid's own; without it each model family has its own for the device. `divides` says whether
+    every batch can be divided by the processes.
     """
 
     def size(experiment: Experiment) -> int:
         return stack_size or models.family(experiment.model).stack_size(device)
 
     if name == "one-per-process":
-        return Placement(lambda experiment: 1, lambda stacks: processes == 1, "single runs, each on one process")
-    if name == "data-parallel":
-        return Placement(size, lambda stacks: True, "every stack on all processes")
+        return Placement(lambda experiment: 1, lambda stacks: processes == 1)
     if name == "packed":
-        return Placement(size, lambda stacks: processes == 1, "every stack on one process")
-    return Placement(
-        size,
-        lambda stacks: stacks < processes or processes == 1,
-        "every stack on one process where there are enough of them, else on all",
-    )
+        return Placement(size, lambda stacks: processes == 1)
+    if name == "data-parallel":
+        return Placement(size, lambda stacks: True)
+    return Placement(size, lambda stacks: processes == 1 or (stacks < processes and divides))
+
+
+def described(stacks: int, runs: int, *, processes: int, is_shared: bool) -> str:
+    """What a person reads of it where there are several processes, else nothing."""
+    if processes == 1:
+        return ""
+    return f"{runs} runs in {stacks} stacks, each on {'all' if is_shared else 'one'} of {processes} processes"

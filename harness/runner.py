@@ -6,8 +6,8 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from harness import manifest, records, runs
 from harness.errors import HarnessError, InputError, Preempted, RunFailed, Stranded
 from harness.methods import method
 from harness.models import ImageStatistics
-from harness.placement import PlacementName, placement
+from harness.placement import PlacementName, described, placement
 from harness.plan import Plan, Stack, StackSize
 from harness.runs import GridFolder
 from harness.training import feed
@@ -28,6 +28,7 @@ from harness.training.processes import Processes, Tally, check_launcher, check_t
 
 _PROGRESS_SECONDS = 2.0
 _PATIENCE_SECONDS = 10.0
+_LOOK_SECONDS = 0.2
 
 
 class Watcher(Protocol):
@@ -48,7 +49,7 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """How to carry out a grid; nothing here changes a result."""
+    """How to carry out a grid; nothing here changes a result by more than rounding."""
 
     out: Path
     images_on: feed.Placement = "auto"
@@ -68,25 +69,35 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
     processes = Processes()
     set_threads(processes, options.threads)
     folder = GridFolder(options.out / plan.grid.name)
+    divides = all(run.experiment.batch_size % processes.count == 0 for run in plan.runs)
     placed = placement(
         options.placement,
         stack_size=plan.grid.file.run.stack_size,
         device=processes.device.type,
         processes=processes.count,
+        divides=divides,
     )
-    divides = all(run.experiment.batch_size % processes.count == 0 for run in plan.runs)
     try:
-        if options.placement == "data-parallel":
-            _check_batches(plan, processes)
+        if options.placement == "data-parallel" and not divides:
+            raise InputError(_indivisible(plan, processes))
         with ExitStack() as held:
             stacks = _reconciled(folder, plan, placed.stack_size, processes, held)
-            is_shared = placed.is_shared(len(stacks)) and divides
+            is_shared = placed.is_shared(len(stacks))
+            if options.trackers and not is_shared:
+                raise InputError("--tracker hears the main process alone; add --placement data-parallel.")
             tally = processes.tally()
-            watcher.begin(stacks, tally, note=placed.reason, process=None if is_shared else processes.rank)
-            for stack in stacks if is_shared else _taken(stacks, tally):
-                _run_stack(stack, folder, plan, options, alone=not is_shared, stop=stop, watcher=watcher)
-            if not is_shared:
-                processes.wait_for_days()
+            head = described(len(stacks), len(plan.runs), processes=processes.count, is_shared=is_shared)
+            watcher.begin(stacks, tally, note=head, process=None if is_shared else processes.rank)
+
+            def train_stacks(chosen: Iterable[Stack]) -> None:
+                for stack in chosen:
+                    _run_stack(stack, folder, plan, options, alone=not is_shared, stop=stop, watcher=watcher)
+
+            if is_shared:
+                train_stacks(stacks)
+            else:
+                with _ending_together(tally, processes, stop):
+                    train_stacks(_taken(stacks, tally))
     except Stranded:
         raise  # the process group cannot be left in order
     except BaseException:
@@ -101,20 +112,45 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
     return folder
 
 
-def _check_batches(plan: Plan, processes: Processes) -> None:
-    for size in {run.experiment.batch_size for run in plan.runs}:
-        if size % processes.count:
-            raise InputError(
-                f"{plan.grid.path}: batch_size = {size} does not divide by the {processes.count} processes; "
-                "change one of them."
-            )
+def _indivisible(plan: Plan, processes: Processes) -> str:
+    sizes = {run.experiment.batch_size for run in plan.runs}
+    size = next(size for size in sorted(sizes) if size % processes.count)
+    return (
+        f"{plan.grid.path}: batch_size = {size} does not divide by the {processes.count} processes; change one of them."
+    )
 
 
 def _taken(stacks: Sequence[Stack], tally: Tally) -> Iterator[Stack]:
-    """The stacks that this process takes from those of the job, the longest first, so that all end together."""
-    by_length = sorted(stacks, key=_updates, reverse=True)
-    while (number := tally.add("taken", 1)) <= len(by_length):
-        yield by_length[number - 1]
+    """The stacks that this process takes from those of the job, until none is left.
+
+    Errors: Preempted where the main process has gone, which keeps the tally.
+    """
+    while (number := tally.add("taken", 1)) <= len(stacks):
+        if tally.is_lost:
+            raise Preempted("the job's main process has ended; run the same command to go on.")
+        yield stacks[number - 1]
+
+
+@contextmanager
+def _ending_together(tally: Tally, processes: Processes, stop: Callable[[], bool]) -> Iterator[None]:
+    """Leave when all processes of the job have ended their stacks, or at a signal; the main one, which keeps the tally,
+    gives the others some seconds to be the first.
+
+    Errors: Preempted at a signal.
+    """
+    try:
+        yield
+    except BaseException:
+        tally.add("ended", 1)
+        deadline = time.monotonic() + (_PATIENCE_SECONDS if processes.is_main else 0)
+        while time.monotonic() < deadline and tally.add("ended", 0) < processes.count:
+            time.sleep(_LOOK_SECONDS)
+        raise
+    tally.add("ended", 1)
+    while tally.add("ended", 0) < processes.count and not tally.is_lost:
+        if stop():
+            raise Preempted("stopped while other processes still train; run the same command to go on.")
+        time.sleep(_LOOK_SECONDS)
 
 
 def _updates(stack: Stack) -> int:
@@ -133,7 +169,9 @@ def _reconciled(folder: GridFolder, plan: Plan, size: StackSize, processes: Proc
         try:
             held.enter_context(manifest.lock(folder))
             found = manifest.reconcile(folder, plan, size)
-            found.sort(key=lambda stack: any(folder.run(run.id).failure() for run in stack.members))
+            # The longest first where processes take them in turns, so that all end at about the same time.
+            length = _updates if processes.count > 1 else lambda stack: 0
+            found.sort(key=lambda stack: (any(folder.run(run.id).failure() for run in stack.members), -length(stack)))
         except HarnessError as error:
             refusal = str(error)
         except OSError as error:

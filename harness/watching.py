@@ -29,11 +29,10 @@ class ProgressWatcher:
         self._tally, self._process = tally, process
         total = sum(stack.experiment.iterations * len(stack.members) for stack in stacks)
         self.progress.update(self.task, total=total)
-        if self.is_main:
-            self._print(f"{self.all_runs} runs in {len(stacks)} stacks: {note}")
+        if self.is_main and note:
+            self._print(note)
 
     def start(self, stack: Stack, iteration: int) -> None:
-        self._reached = 0
         self.advance(stack, iteration)
 
     def advance(self, stack: Stack, iteration: int) -> None:
@@ -41,9 +40,8 @@ class ProgressWatcher:
         self._reached = iteration
 
     def finish(self, stack: Stack, outcome: str) -> None:
-        if outcome == "skipped":
-            self._reached = 0
         self.advance(stack, stack.experiment.iterations)
+        self._reached = 0
         ended = self._add("runs", len(stack.members))
         shared = stack.experiment
         note = f"{len(stack.members)} runs of {shared.model} with k = {shared.k} on {shared.dataset}"

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 
 from harness.experiment import Experiment
-from harness.placement import PLACEMENTS, PlacementName, placement
+from harness.placement import PlacementName, placement
 
 Resolve = Callable[..., Experiment]
 
@@ -23,12 +24,12 @@ Resolve = Callable[..., Experiment]
 def test_the_grids_own_stack_size_holds_but_for_single_runs(
     name: PlacementName, given: int | None, expected: int, resolve: Resolve
 ) -> None:
-    assert placement(name, stack_size=given, device="cpu", processes=2).stack_size(resolve()) == expected
+    assert placement(name, stack_size=given, device="cpu", processes=2, divides=True).stack_size(resolve()) == expected
 
 
 def test_without_one_a_family_has_its_own_for_each_device(resolve: Resolve) -> None:
     sizes = {
-        (device, model): placement("auto", stack_size=None, device=device, processes=1).stack_size(
+        (device, model): placement("auto", stack_size=None, device=device, processes=1, divides=True).stack_size(
             resolve(model=model, generator={}, discriminator={})
         )
         for device in ("cpu", "cuda", "mps")
@@ -38,9 +39,9 @@ def test_without_one_a_family_has_its_own_for_each_device(resolve: Resolve) -> N
     assert sizes["mps", "mlp"] == sizes["cpu", "mlp"]
 
 
-@pytest.mark.parametrize("name", PLACEMENTS)
+@pytest.mark.parametrize("name", get_args(PlacementName))
 def test_one_process_shares_with_nobody(name: PlacementName) -> None:
-    assert placement(name, stack_size=None, device="cpu", processes=1).is_shared(9)
+    assert placement(name, stack_size=None, device="cpu", processes=1, divides=False).is_shared(9)
 
 
 @pytest.mark.parametrize(
@@ -53,5 +54,10 @@ def test_one_process_shares_with_nobody(name: PlacementName) -> None:
     ],
 )
 def test_several_processes_share_each_stack_or_the_stacks(name: PlacementName, few: bool, many: bool) -> None:
-    placed = placement(name, stack_size=None, device="cpu", processes=4)
+    placed = placement(name, stack_size=None, device="cpu", processes=4, divides=True)
     assert (placed.is_shared(3), placed.is_shared(4)) == (few, many)
+
+
+def test_a_batch_that_cannot_be_divided_stays_on_one_process() -> None:
+    placed = placement("auto", stack_size=None, device="cpu", processes=4, divides=False)
+    assert not placed.is_shared(1)

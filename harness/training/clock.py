@@ -1,6 +1,6 @@
 """The numbers of an update that the host computes: learning rates, momenta, counts of updates.
 
-Eagerly they are plain floats. A captured iteration reads them from the device instead: see capture.py.
+Eagerly they are plain floats. A captured iteration reads them from the device instead: see engine.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A replayed graph repeats the very kernels it recorded, so all that differs between iterations lies on the device, in
 tables of several iterations: random numbers, which images, learning rates, counts of updates. The graph finds its row
-by a position that it advances itself. The host refills the tables between replays and never waits for the device.
+by a position that it advances itself. The host refills the tables between replays; only then does it wait for the
+device, and when the loop fetches a block of history.
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ class Captured:
         constants = [constant(iteration) for constant in self._tables.constants]
         if self._replay is None or constants != self._constants:
             self._constants = constants
+            self._replay = None  # frees the memory of the graph before
             self._replay = self.record(lambda: self._iteration(iteration))
         self._replay()
         self._next = iteration + 1

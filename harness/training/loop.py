@@ -120,7 +120,7 @@ def train(
     Errors: Preempted after saving, when asked to stop.
     """
     begun = _begin(method, feed_from, processes, schedule)
-    method = method.by(begun.facts.get("convolution", method.ways[0]))
+    method = method.by(begun.facts["convolution"])
     state, history, iteration = begun.state, History(begun.history), begun.iteration
     iterations = engine(method, state, feed_from(iteration), processes)
     begin(iteration)
@@ -145,7 +145,7 @@ def train(
         # Asking the others is an exchange of its own, so several processes do it at every tenth iteration alone.
         is_asked = (processes.count == 1 or iteration % 10 == 0) and processes.any(stop())
         if is_asked and iteration < schedule.iterations:
-            report(iteration, history.fold())
+            history.fold()
             save()
             raise Preempted(
                 f"stopped after iteration {iteration} of {schedule.iterations}; run the same command to go on."
@@ -231,4 +231,5 @@ def _begin(method: Method, feed_from: Callable[[int], Feed], processes: Processe
     loaded: State = dict.fromkeys(method.parts, {}) | found.state  # a part without tensors is not in the file
     # Copied, because tensors inside a file's bytes are not aligned, and matrix kernels round by alignment.
     state = {part: {k: t.to(processes.device, copy=True) for k, t in ts.items()} for part, ts in loaded.items()}
-    return Checkpoint(found.iteration, state, found.history, found.facts)
+    # A checkpoint may be older than the choice.
+    return Checkpoint(found.iteration, state, found.history, {"convolution": method.ways[0]} | found.facts)

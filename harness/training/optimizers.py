@@ -241,8 +241,10 @@ def _rmsprop(parameters: Tensors, gradients: Tensors, slots: Slots, moment: Mome
 
 def _steps(moment: Moment, parameters: Tensors) -> Tensors:
     """The number of earlier updates, as torch's kernels want it: one tensor for each parameter."""
-    earlier = torch.as_tensor(moment.number(_updates), dtype=torch.float32, device=parameters[0].device)
-    return list(earlier.repeat(len(parameters)).unbind())
+    earlier, count = moment.number(_updates), len(parameters)
+    if isinstance(earlier, Tensor):
+        return list(earlier.float().repeat(count).unbind())
+    return list(torch.full((count,), earlier, device=parameters[0].device).unbind())
 
 
 def _updates(count: Count) -> float:

@@ -165,13 +165,6 @@ class Processes:
             store = TCPStore(host, port, is_master=False)
         return Tally(store)
 
-    def wait_for_days(self) -> None:
-        """Return when all processes of the job have come here, each having trained stacks of its own."""
-        if self.count > 1:
-            group = distributed.new_group(backend="gloo", timeout=timedelta(days=365))
-            assert isinstance(group, distributed.ProcessGroup)
-            distributed.barrier(group)
-
     def end_trackers(self) -> None:
         """Close the trackers, if there are any."""
         for tracker in self.accelerator.trackers:
@@ -192,16 +185,22 @@ class Processes:
 
 
 class Tally:
-    """Named sums over the processes of a job; adding meets nobody."""
+    """Named sums over the processes of a job; adding meets nobody. The main process keeps them: when it has gone,
+    `is_lost`, and each process counts for itself.
+    """
 
     def __init__(self, store: TCPStore | None) -> None:
         self._store = store
         self._sums: dict[str, int] = {}
+        self.is_lost = False
 
     def add(self, name: str, amount: int) -> int:
         """Add to a sum, and give what it is then."""
-        if self._store is not None:
-            return int(self._store.add(name, amount))
+        if self._store is not None and not self.is_lost:
+            try:
+                return int(self._store.add(name, amount))
+            except distributed.DistError:
+                self.is_lost = True
         self._sums[name] = self._sums.get(name, 0) + amount
         return self._sums[name]
 

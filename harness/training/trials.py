@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -12,14 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.layers import ConvolutionWay
 from harness.training.checkpoint import Nested as State
-from harness.training.engine import copied
-from harness.training.feed import Feed
+from harness.training.engine import Stepped, copied, engine
+from harness.training.feed import Feed, ResidentFeed
 from harness.training.processes import Processes
 
 _STEPS = 3  # timed for each way, after one that is not
 
 
-class Tried(Protocol):
+class Tried(Stepped, Protocol):
     """What a trial needs of a method."""
 
     @property
@@ -27,7 +28,15 @@ class Tried(Protocol):
 
     def by(self, way: ConvolutionWay) -> Tried: ...
 
-    def step(self, state: State, batch: Tensor, iteration: int) -> Tensor: ...
+
+@dataclass(frozen=True)
+class _Same:
+    """A feed of one batch, again and again: one that streams could not go back to its beginning."""
+
+    images: Tensor
+
+    def batch(self, step: int) -> Tensor:
+        return self.images
 
 
 def step_operations(method: Tried, state: State, feed: Feed) -> int:
@@ -42,16 +51,16 @@ def quickest_way(method: Tried, state: State, feed: Feed, processes: Processes) 
     """The quickest of a method's ways, by a few steps on a copy of the state; all processes take the main one's."""
     if len(method.ways) == 1:
         return method.ways[0]
-    batch, copy = feed.batch(0), copied(state)
+    source = feed if isinstance(feed, ResidentFeed) else _Same(feed.batch(0))
 
     def seconds(way: ConvolutionWay) -> float:
-        tried = method.by(way)
-        tried.step(copy, batch, 0)
+        tried = engine(method.by(way), copied(state), source, processes)
+        tried.step(0)
         timed = []
-        for _ in range(_STEPS):
+        for iteration in range(1, _STEPS + 1):
             _synchronize(processes.device)
             started = time.perf_counter()
-            tried.step(copy, batch, 0)
+            tried.step(iteration)
             _synchronize(processes.device)
             timed.append(time.perf_counter() - started)
         return statistics.median(timed)

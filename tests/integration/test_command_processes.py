@@ -186,6 +186,30 @@ def test_a_grid_stopped_on_two_processes_goes_on_with_one(
     assert max(difference(one[stack], two[stack]) for stack in one) < 1e-3  # rounding grows over 300 iterations
 
 
+@pytest.mark.parametrize("told", [(0, 1), (1,)])
+def test_processes_with_stacks_of_their_own_stop_and_go_on(
+    told: tuple[int, ...], start_ranks: Callable[..., list[Popen[str]]], harness: Harness, pairs: Path, tmp_path: Path
+) -> None:
+    arguments = ["run", pairs, "--set", "iterations=300", "--set", "run.checkpoint_every=10"]
+    processes = start_ranks(*arguments, "--out", tmp_path / "two")
+    while len(list(tmp_path.glob("two/pairs/stacks/*/checkpoint-*"))) < 2:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+    for rank in told:
+        processes[rank].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [75 if rank in told else 0 for rank in (0, 1)], errors
+    assert not list(tmp_path.glob("two/pairs/runs/*/failure.json")) and "Traceback" not in errors[0] + errors[1]
+    assert harness(*arguments, "--out", tmp_path / "two").returncode == 0
+    assert harness(*arguments, "--out", tmp_path / "one").returncode == 0
+    one, two = (
+        {path.parent.name: load_file(path) for path in (tmp_path / name).glob("pairs/stacks/*/checkpoint-*300-*")}
+        for name in ("one", "two")
+    )
+    assert one.keys() == two.keys() and len(one) == 4
+    assert all(np.array_equal(one[stack][name], two[stack][name]) for stack in one for name in one[stack])
+
+
 def test_two_processes_evaluate_like_one(
     start_ranks: Callable[..., list[Popen[str]]], trained: Path, evaluated: Path, tmp_path: Path
 ) -> None:

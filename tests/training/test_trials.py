@@ -37,6 +37,12 @@ class Slow:
     def by(self, way: ConvolutionWay) -> Slow:
         return replace(self, way=way)
 
+    draws: Any = None
+    capturable = False
+
+    def reading(self, draws: Any, clock: Any) -> Slow:
+        return self
+
     def step(self, state: Any, batch: Tensor, iteration: int) -> Tensor:
         time.sleep(self.seconds[self.way])
         state["part"]["count"] += 1

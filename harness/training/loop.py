@@ -145,8 +145,9 @@ def train(
         # Asking the others is an exchange of its own, so several processes do it at every tenth iteration alone.
         is_asked = (processes.count == 1 or iteration % 10 == 0) and processes.any(stop())
         if is_asked and iteration < schedule.iterations:
-            history.fold()
-            save()
+            rows = history.fold()
+            save()  # before anything that could go wrong
+            report(iteration, rows)
             raise Preempted(
                 f"stopped after iteration {iteration} of {schedule.iterations}; run the same command to go on."
             )

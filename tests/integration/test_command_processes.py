@@ -190,7 +190,7 @@ def test_a_grid_stopped_on_two_processes_goes_on_with_one(
 def test_processes_with_stacks_of_their_own_stop_and_go_on(
     told: tuple[int, ...], start_ranks: Callable[..., list[Popen[str]]], harness: Harness, pairs: Path, tmp_path: Path
 ) -> None:
-    arguments = ["run", pairs, "--set", "iterations=300", "--set", "run.checkpoint_every=10"]
+    arguments = ["run", pairs, "--set", "iterations=150", "--set", "run.checkpoint_every=10"]
     processes = start_ranks(*arguments, "--out", tmp_path / "two")
     while len(list(tmp_path.glob("two/pairs/stacks/*/checkpoint-*"))) < 2:
         assert all(process.poll() is None for process in processes)
@@ -203,7 +203,7 @@ def test_processes_with_stacks_of_their_own_stop_and_go_on(
     assert harness(*arguments, "--out", tmp_path / "two").returncode == 0
     assert harness(*arguments, "--out", tmp_path / "one").returncode == 0
     one, two = (
-        {path.parent.name: load_file(path) for path in (tmp_path / name).glob("pairs/stacks/*/checkpoint-*300-*")}
+        {path.parent.name: load_file(path) for path in (tmp_path / name).glob("pairs/stacks/*/checkpoint-*150-*")}
         for name in ("one", "two")
     )
     assert one.keys() == two.keys() and len(one) == 4

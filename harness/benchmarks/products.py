@@ -68,6 +68,7 @@ class Product:
         return partial(self.function, *arguments)
 
 
+# torch leaves the mode's own methods untyped, in every version; nothing of ours is hidden by that.
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess, Popen
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,7 +93,7 @@ def difference(one: Arrays, two: Arrays) -> float:
     return float(np.sqrt(difference / sum(float(np.square(one[name].astype(float)).sum()) for name in names)))
 
 
-def provenance(grid: Path, key: str) -> list[object]:
+def provenance(grid: Path, key: str) -> list[Any]:
     """What the provenance of each run says."""
     return [json.loads(path.read_text())[key] for path in sorted(grid.glob("runs/*/provenance.json"))]
 
@@ -137,7 +138,7 @@ def test_processes_with_stacks_of_their_own_train_the_bits_of_one(
 def test_single_runs_are_shared_out_one_by_one(launch: Harness, pairs: Path, tmp_path: Path) -> None:
     result = launch(pairs, "--out", tmp_path, "--placement", "one-per-process", "--images-on", "stream")
     assert result.returncode == 0, result.stderr
-    assert [stack["size"] for stack in provenance(tmp_path / "pairs", "stack")] == [1] * RUNS  # type: ignore[index]
+    assert [stack["size"] for stack in provenance(tmp_path / "pairs", "stack")] == [1] * RUNS
     assert "by process 0" in result.stderr and "by process 1" in result.stderr
 
 

@@ -46,7 +46,7 @@ def slopes(y: Tensor, *of: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad((y**3).sum(), of))
 
 
-def plain_of(layer: Convolution, parameters: Parameters, member: int) -> nn.Module:
+def plain_of(layer: Convolution, parameters: Parameters, member: int) -> nn.Conv2d | nn.ConvTranspose2d:
     kind = nn.ConvTranspose2d if isinstance(layer, TransposedConvolution) else nn.Conv2d
     plain = kind(layer.inputs, layer.outputs, layer.kernel, layer.stride, layer.padding, bias=layer.bias).double()
     plain.load_state_dict({name.removeprefix("c."): tensor[member] for name, tensor in parameters.items()})
@@ -100,7 +100,7 @@ def test_initial_values_have_the_spread_of_torchs(layer: Convolution) -> None:
     parameters = layer.init(Draws(SEEDS), "init")
     plain = plain_of(layer, {name: tensor.double() for name, tensor in parameters.items()}, 0)
     torch.manual_seed(0)
-    plain.reset_parameters()  # type: ignore[operator]
+    plain.reset_parameters()
     for name, tensor in plain.named_parameters():
         bound = 1 / math.sqrt(math.prod(layer.weight_shape[1:]))
         for values in (tensor, parameters[f"c.{name}"]):

@@ -21,10 +21,12 @@ from harness.models import ImageStatistics
 from harness.placement import PlacementName, described, placement
 from harness.plan import Plan, Stack, StackSize
 from harness.runs import GridFolder
-from harness.training import feed
+from harness.training import feed, trackers
 from harness.training.feed import Order, TrainingImages, mean_image
 from harness.training.loop import Schedule, train
-from harness.training.processes import Processes, Tally, check_launcher, check_trackers, set_threads
+from harness.training.processes import Processes, check_launcher
+from harness.training.tally import Tally
+from harness.training.threads import set_threads
 
 _PROGRESS_SECONDS = 2.0
 _PATIENCE_SECONDS = 10.0
@@ -63,7 +65,7 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
 
     Errors: InputError for a folder that cannot be used; Preempted; RunFailed at the end, if runs failed.
     """
-    check_trackers(options.trackers)
+    trackers.check(options.trackers)
     for precision in {run.experiment.precision for run in plan.runs}:
         check_launcher(precision)
     processes = Processes()
@@ -85,7 +87,7 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
             is_shared = placed.is_shared(len(stacks))
             if options.trackers and not is_shared:
                 raise InputError("--tracker hears the main process alone; add --placement data-parallel.")
-            tally = processes.tally()
+            tally = Tally.of(processes)
             head = described(len(stacks), len(plan.runs), processes=processes.count, is_shared=is_shared)
             watcher.begin(stacks, tally, note=head, process=None if is_shared else processes.rank)
 
@@ -221,7 +223,7 @@ def _run_stack(
         heart.write("complete")
         watcher.finish(stack, "complete")
     finally:
-        processes.end_trackers()
+        trackers.end(processes)
 
 
 def _record_failure(stack: Stack, folder: GridFolder, error: Exception) -> None:
@@ -268,13 +270,15 @@ def _train_stack(
         snapshot_every=settings.snapshot_every,
         convolution=settings.convolution,
     )
-    processes.start_trackers(plan.grid.name, {"grid": plan.grid.name})
+    trackers.start(processes, plan.grid.name, {"grid": plan.grid.name})
 
     def report(iteration: int, rows: Tensor) -> None:
         heart.beat(iteration)
         values = rows[-1].T.tolist()
         for run, row in zip(stack.members, values, strict=True):
-            processes.track({f"{run.id}/{key}": x for key, x in zip(built.columns, row, strict=True)}, iteration)
+            trackers.track(
+                processes, {f"{run.id}/{key}": x for key, x in zip(built.columns, row, strict=True)}, iteration
+            )
 
     trained = train(
         built,

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.plan import Plan, Stack
-from harness.training.processes import Tally
+from harness.training.tally import Tally
 
 
 class ProgressWatcher:

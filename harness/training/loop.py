@@ -124,18 +124,7 @@ def train(
     state, history, iteration = begun.state, History(begun.history), begun.iteration
     iterations = engine(method, state, feed_from(iteration), processes)
     begin(iteration)
-    started = saved_at = time.monotonic()
-    saved = iteration
-
-    def seconds() -> float:
-        return float(begun.facts["seconds"]) + time.monotonic() - started
-
-    def save() -> None:
-        nonlocal saved, saved_at
-        if processes.is_main and iteration > saved:
-            facts = begun.facts | {"seconds": seconds()}
-            checkpoint.write(schedule.folder, Checkpoint(iteration, state, history.rows(), facts))
-        saved, saved_at = iteration, time.monotonic()
+    saver = Saver(schedule, begun, is_main=processes.is_main)
 
     # Divergence ends a stack between two blocks alone, so that it ends at the same place whenever it was interrupted.
     while iteration < schedule.iterations and not (iteration % BLOCK == 0 and history.all_diverged):
@@ -146,7 +135,7 @@ def train(
         is_asked = (processes.count == 1 or iteration % 10 == 0) and processes.any(stop())
         if is_asked and iteration < schedule.iterations:
             rows = history.fold()
-            save()  # before anything that could go wrong
+            saver.save(iteration, state, history)  # before anything that could go wrong
             report(iteration, rows)
             raise Preempted(
                 f"stopped after iteration {iteration} of {schedule.iterations}; run the same command to go on."
@@ -156,13 +145,41 @@ def train(
             report(iteration, history.fold())
         if is_snapshot and iteration < schedule.iterations:
             snapshot(iteration, state, [at is None for at in history.diverged_at])
-        due = schedule.checkpoint_every and iteration % schedule.checkpoint_every == 0
-        if due or (is_block and time.monotonic() - saved_at > schedule.checkpoint_seconds):
-            save()
-    save()
+        if saver.is_due(iteration, is_block=is_block):
+            saver.save(iteration, state, history)
+    saver.save(iteration, state, history)
     diverged_at = history.diverged_with(method.sampler(state))
     facts = {key: begun.facts[key] for key in ("flops_per_step", "convolution")}
-    return Trained(state, history.rows(), diverged_at, seconds(), engine=iterations.name, **facts)
+    return Trained(state, history.rows(), diverged_at, saver.seconds, engine=iterations.name, **facts)
+
+
+class Saver:
+    """Writes a stack's checkpoints when they are due, and knows for how long it has trained."""
+
+    def __init__(self, schedule: Schedule, begun: Checkpoint, *, is_main: bool) -> None:
+        self._schedule = schedule
+        self._facts = begun.facts
+        self._is_main = is_main
+        self._saved = begun.iteration
+        self._started = self._saved_at = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those before an interruption included."""
+        return float(self._facts["seconds"]) + time.monotonic() - self._started
+
+    def is_due(self, iteration: int, *, is_block: bool) -> bool:
+        """Whether to save after an iteration: by their number, or by time where a block ends."""
+        every = self._schedule.checkpoint_every
+        is_late = time.monotonic() - self._saved_at > self._schedule.checkpoint_seconds
+        return bool(every and iteration % every == 0) or (is_block and is_late)
+
+    def save(self, iteration: int, state: State, history: History) -> None:
+        """Write a checkpoint, on the main process, of what is not yet saved."""
+        if self._is_main and iteration > self._saved:
+            facts = self._facts | {"seconds": self.seconds}
+            checkpoint.write(self._schedule.folder, Checkpoint(iteration, state, history.rows(), facts))
+        self._saved, self._saved_at = iteration, time.monotonic()
 
 
 class History:

@@ -1,11 +1,11 @@
-"""The processes that train one stack together: the only place that meets Accelerate."""
+"""The processes that train one stack together, as Accelerate gives them."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from typing import Any
@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch import Tensor, distributed
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but torch's __init__ lists no exports
 
-from harness.errors import InputError, UnknownName
+from harness.errors import InputError
 
 _MIXED = {"float32": "no", "tf32": "no", "float64": "no", "bf16": "bf16"}
 
@@ -153,69 +151,10 @@ class Processes:
         if self.count > 1:
             self.accelerator.wait_for_everyone()
 
-    def tally(self) -> Tally:
-        """Sums over the job that any process may add to at any time; all must ask for it together."""
-        if self.count == 1:
-            return Tally(None)
-        host = os.environ.get("MASTER_ADDR", "127.0.0.1")
-        if self.is_main:
-            store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
-        port = self.from_main(store.port if self.is_main else None)
-        if not self.is_main:
-            store = TCPStore(host, port, is_master=False)
-        return Tally(store)
-
-    def end_trackers(self) -> None:
-        """Close the trackers, if there are any."""
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
-
-    def start_trackers(self, project: str, settings: Mapping[str, Any]) -> None:
-        """Open the trackers, if there are any."""
-        self.accelerator.init_trackers(project, config=dict(settings))
-
-    def track(self, values: Mapping[str, float], step: int) -> None:
-        """Send values to the trackers."""
-        self.accelerator.log(dict(values), step=step)
-
     def close(self) -> None:
         """Leave the process group in order; an abort at exit would turn a finished run into a failed one."""
         self.accelerator.end_training()
         PartialState().destroy_process_group()
-
-
-class Tally:
-    """Named sums over the processes of a job; adding meets nobody. The main process keeps them: when it has gone,
-    `is_lost`, and each process counts for itself.
-    """
-
-    def __init__(self, store: TCPStore | None) -> None:
-        self._store = store
-        self._sums: dict[str, int] = {}
-        self.is_lost = False
-
-    def add(self, name: str, amount: int) -> int:
-        """Add to a sum, and give what it is then."""
-        if self._store is not None and not self.is_lost:
-            try:
-                return int(self._store.add(name, amount))
-            except distributed.DistError:
-                self.is_lost = True
-        self._sums[name] = self._sums.get(name, 0) + amount
-        return self._sums[name]
-
-
-def set_threads(processes: Processes, threads: int | None = None) -> None:
-    """Compute on `threads` threads; without a number, on this process's share of the cores.
-
-    OMP_NUM_THREADS is obeyed, unless it is the 1 that accelerate's launcher sets where nobody asked for a number.
-    """
-    asked = os.environ.get("OMP_NUM_THREADS")
-    is_launchers = asked == "1" and "ACCELERATE_MIXED_PRECISION" in os.environ
-    if threads is None and asked and not is_launchers:
-        return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or max(1, cores // processes.neighbours))
 
 
 def check_launcher(precision: str) -> None:
@@ -229,19 +168,6 @@ def check_launcher(precision: str) -> None:
             f"accelerate is configured for mixed precision {launched}, the experiment for {precision}; "
             "precision belongs to the experiment: launch with --mixed_precision no."
         )
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """Refuse trackers that Accelerate does not know or that are not installed.
-
-    Errors: UnknownName, InputError.
-    """
-    available = {str(tracker) for tracker in get_available_trackers()}
-    for name in names:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise UnknownName("tracker", name, map(str, LOGGER_TYPE_TO_CLASS))
-        if name not in available:
-            raise InputError(f"tracker {name!r} is not installed: pip install {name}.")
 
 
 class _Sum(torch.autograd.Function):

@@ -81,9 +81,9 @@ def trained_by(how: Harness, grid_file: Path, out: Path, *options: str) -> Path:
     return out / grid_file.stem
 
 
-def parameters(grid: Path) -> dict[str, Arrays]:
-    """Generators, discriminators and their optimizers' state at the end, by stack."""
-    return {path.parent.name: load_file(path) for path in sorted(grid.glob("stacks/*/checkpoint-0000000015-*"))}
+def parameters(grid: Path, iteration: int = 15) -> dict[str, Arrays]:
+    """Generators, discriminators and their optimizers' state after an iteration, by stack."""
+    return {path.parent.name: load_file(path) for path in sorted(grid.glob(f"stacks/*/checkpoint-{iteration:010d}-*"))}
 
 
 def difference(one: Arrays, two: Arrays) -> float:
@@ -179,10 +179,7 @@ def test_a_grid_stopped_on_two_processes_goes_on_with_one(
     assert errors[0].count("harness: ") == 1 and errors[1] == ""
     assert harness(*arguments, "--out", tmp_path / "two").returncode == 0
     assert harness(*arguments, "--out", tmp_path / "one").returncode == 0
-    one, two = (
-        {path.parent.name: load_file(path) for path in (tmp_path / name).glob("pairs/stacks/*/checkpoint-*300-*")}
-        for name in ("one", "two")
-    )
+    one, two = (parameters(tmp_path / name / "pairs", 300) for name in ("one", "two"))
     assert one.keys() == two.keys() and len(one) == 2
     assert max(difference(one[stack], two[stack]) for stack in one) < 1e-3  # rounding grows over 300 iterations
 
@@ -203,10 +200,7 @@ def test_processes_with_stacks_of_their_own_stop_and_go_on(
     assert not list(tmp_path.glob("two/pairs/runs/*/failure.json")) and "Traceback" not in errors[0] + errors[1]
     assert harness(*arguments, "--out", tmp_path / "two").returncode == 0
     assert harness(*arguments, "--out", tmp_path / "one").returncode == 0
-    one, two = (
-        {path.parent.name: load_file(path) for path in (tmp_path / name).glob("pairs/stacks/*/checkpoint-*150-*")}
-        for name in ("one", "two")
-    )
+    one, two = (parameters(tmp_path / name / "pairs", 150) for name in ("one", "two"))
     assert one.keys() == two.keys() and len(one) == 4
     assert all(np.array_equal(one[stack][name], two[stack][name]) for stack in one for name in one[stack])
 

@@ -57,10 +57,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def harness(environment: dict[str, str]) -> Harness:
     """`harness ARGUMENTS`, waited for."""
 
-    def run(*arguments: object, cwd: Path | None = None, **variables: str) -> CompletedProcess[str]:
+    def run(
+        *arguments: object, cwd: Path | None = None, timeout: float = 240, **variables: str
+    ) -> CompletedProcess[str]:
         command = [sys.executable, "-m", "harness", *map(str, arguments)]
         return subprocess.run(
-            command, cwd=cwd, env=environment | variables, capture_output=True, text=True, timeout=240
+            command, cwd=cwd, env=environment | variables, capture_output=True, text=True, timeout=timeout
         )
 
     return run

@@ -24,7 +24,8 @@ def order(seeds: tuple[int, ...] = (0, 1), *, size: int = 23, batch_size: int = 
 
 def process(rank: int = 0, count: int = 1, dtype: torch.dtype = torch.float32) -> Processes:
     """What a feed asks of the processes, without starting any."""
-    return cast(Processes, SimpleNamespace(rank=rank, count=count, dtype=dtype, device=torch.device("cpu")))
+    facts = SimpleNamespace(rank=rank, count=count, neighbours=count, dtype=dtype, device=torch.device("cpu"))
+    return cast(Processes, facts)
 
 
 def seen(images: Order, steps: int) -> Tensor:

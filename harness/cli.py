@@ -137,13 +137,13 @@ def _run(
 
     loaded = load_grid(grid, overrides=overrides)  # before torch is imported: a bad file is refused at once
 
-    from harness.commands import render_plan
+    from harness.commands.names import render_plan
     from harness.evaluation import Request
     from harness.plan import data_folders, plan
 
     beside = loaded.path.absolute().parent
     sys.path.insert(0, str(beside))  # so that a user's model beside the grid file is found
-    Request(loaded.file.evaluation.metrics, loaded.file.evaluation.samples)  # an unknown metric is refused now
+    Request.of(loaded.file.evaluation)  # an unknown metric is refused now
     planned = plan(loaded, data_folders(data, beside=beside))
     if stop():
         raise Preempted("stopped before training; nothing was changed.")
@@ -164,40 +164,77 @@ def _run(
     epilog="""\b
 Examples:
   harness evaluate results/runs/demo
-  harness evaluate results/runs/demo --metric parzen --samples-count 5000
-  harness evaluate --samples my-samples.npz --dataset mnist --format json
-  harness evaluate --samples training-images --dataset mnist
+  harness evaluate results/runs/demo --metrics fid,kid,coverage --samples-count 5000 --companions
+  harness evaluate results/runs/demo --metrics fid --select best-validation
+  harness evaluate --samples my-samples.npz --dataset mnist --metrics fid,isc --format json
+  harness evaluate --samples folder-of-png --dataset npz:images.npz --extractor my-classifier.safetensors
+  harness evaluate --samples test-images --dataset mnist --reference train
+
+\b
+`harness list metrics` and `harness list extractors` name what there is. Every key of a record says all that decides its
+number: extractor, split, number of samples, resize, batch norm.
 """
 )
 @click.argument("path", type=click.Path(path_type=Path), required=False)
-@click.option("--samples", help="Evaluate a file instead: .npz (key `images`), .npy, or `training-images`.")
-@click.option("--dataset", help="The data set that the samples of --samples imitate.")
-@click.option("--metric", "metrics", multiple=True, help="A metric's name [default: the grid's; parzen].")
+@click.option(
+    "--samples",
+    help="Evaluate other images instead: .npz (key `images`), .npy, a folder of images, an exported generator (.pt2), "
+    "or `training-images`, `validation-images`, `test-images`, `k-means`.",
+)
+@click.option("--dataset", help="The data set that the images of --samples imitate.")
+@click.option(
+    "--metrics",
+    "--metric",
+    multiple=True,
+    metavar="NAME[,NAME...]",
+    help="What to measure [default: the grid's; parzen].",
+)
 @click.option("--samples-count", type=click.IntRange(min=2), help="How many samples [default: the grid's; 10000].")
+@click.option(
+    "--reference", type=click.Choice(["test", "train"]), help="Compare with these [default: the grid's; test]."
+)
+@click.option("--extractor", help="The network whose features are compared [default: what suits the data set].")
+@click.option("--weights", type=click.Path(path_type=Path), help="A file of the extractor's weights.")
+@click.option("--weights-sha256", metavar="HEX", help="The hash of --weights, where it is not the published file.")
+@click.option(
+    "--select",
+    type=click.Choice(["last", "best-validation"]),
+    help="Which snapshot of a run: the last, or the best on validation images [default: the grid's; last].",
+)
+@click.option("--select-by", metavar="NAME", help="The metric that chooses [default: the first that can].")
+@click.option("--companions", is_flag=True, help="Rows of training images and k-means centroids beside the runs.")
+@click.option("--latent", type=click.Choice(["normal", "uniform"]), default="normal", help="What a .pt2 is fed.")
+@click.option("--trust-code", is_flag=True, help="Allow what runs foreign code: a .pt2, DINOv2 from torch.hub.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="Folder of computed references [default: $HARNESS_CACHE, else ~/.cache/harness/references].",
+)
 @data_option
 @format_option
 def evaluate(
     path: Path | None,
     samples: str | None,
     dataset: str | None,
-    metrics: tuple[str, ...],
-    samples_count: int | None,
-    data: Path | None,
+    latent: str,
+    trust_code: bool,
     form: str,
+    **options: Any,
 ) -> None:
-    """Compute metrics of the finished runs at PATH (a grid's folder, or one run's), or of a file of samples."""
+    """Compute metrics of the finished runs at PATH (a grid's folder, or one run's), or of samples from elsewhere."""
     if (path is None) == (samples is None):
         raise click.UsageError("give either PATH or --samples FILE.")
     if (samples is None) != (dataset is None):
         raise click.UsageError("--samples FILE and --dataset NAME go together.")
-    from harness import commands
+    from harness.commands import evaluate as command
 
     sys.path.append(os.getcwd())  # so that a user's model in this folder is found
+    wanted = command.options(trust_code=trust_code, **options)
     if samples is not None and dataset is not None:
-        record = commands.evaluate_file(samples, dataset, metrics=metrics, count=samples_count, data=data)
-        say(commands.render_record(record, form))
+        record = command.evaluate_file(samples, dataset, wanted, latent=latent, trust_code=trust_code)
+        say(command.render_record(record, form))
     elif path is not None:
-        say(commands.evaluate_path(path, metrics=metrics, count=samples_count, data=data, form=form))
+        say(command.evaluate_path(path, wanted, form))
 
 
 @main.command(
@@ -212,10 +249,10 @@ Example:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("samples.npz"), show_default=True)
 def sample(run_path: Path, n: int, iteration: int | None, output: Path) -> None:
     """Draw samples from the finished run at RUN into an .npz file (`images`, float32 (n, c, h, w) in [0, 1])."""
-    from harness import commands
+    from harness.commands.sample import sample as command
 
     sys.path.append(os.getcwd())  # so that a user's model in this folder is found
-    click.echo(str(commands.sample(run_path, n=n, iteration=iteration, output=output)))
+    click.echo(str(command(run_path, n=n, iteration=iteration, output=output)))
 
 
 @main.command(
@@ -223,13 +260,23 @@ def sample(run_path: Path, n: int, iteration: int | None, output: Path) -> None:
 Examples:
   harness table results/runs/demo
   harness table results/runs/demo --metric parzen --format latex > table.tex
+  harness table results/runs/demo --companions       with rows of training images and k-means centroids
 """
 )
 @grid_path
 @click.option("--metric", help="A metric's key, or the beginning of one [default: all].")
+@click.option(
+    "--companions", is_flag=True, help="Add rows of training images and k-means centroids, measured if need be."
+)
+@data_option
 @format_option
-def table(path: Path, metric: str | None, form: str) -> None:
+def table(path: Path, metric: str | None, companions: bool, data: Path | None, form: str) -> None:
     """Print the metrics of the grids at PATH: mean and standard error over seeds, by the axes."""
+    if companions:
+        from harness.commands import evaluate as command
+
+        command.evaluate_companions(path, command.options(data=data, companions=True))
+
     from harness.analysis.frame import frame
     from harness.analysis.tables import render
     from harness.analysis.tables import table as make
@@ -294,15 +341,43 @@ def status(path: Path, watch: bool, form: str) -> None:
         time.sleep(2)
 
 
+@main.group()
+def extractor() -> None:
+    """In-domain classifiers, whose features metrics compare where Inception is out of place."""
+
+
+@extractor.command(
+    epilog="""\b
+Examples:
+  harness extractor fit --dataset mnist -o classifier-mnist.safetensors
+  harness extractor fit --dataset npz:mine.npz -o mine.safetensors
+  harness evaluate --samples made.npz --dataset npz:mine.npz --extractor mine.safetensors --metrics fid,precision,recall
+"""
+)
+@click.option("--dataset", required=True, help="A data set with labels.")
+@click.option("--steps", type=click.IntRange(min=1), help="Updates of the classifier [default: 5000].")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="A .safetensors file."
+)
+@data_option
+def fit(dataset: str, steps: int | None, seed: int, output: Path, data: Path | None) -> None:
+    """Train a classifier of a data set's images; its features and class scores serve `harness evaluate --extractor`."""
+    from harness.commands.extractor import fit as command
+
+    say(command(dataset, output, steps=steps, seed=seed, data=data))
+
+
 @main.command(name="list", epilog="Example:  harness list losses")
 @click.argument(
-    "kind", type=click.Choice(["datasets", "grids", "losses", "methods", "metrics", "models", "optimizers"])
+    "kind",
+    type=click.Choice(["datasets", "extractors", "grids", "losses", "methods", "metrics", "models", "optimizers"]),
 )
 def list_(kind: str) -> None:
     """Print the names that a grid file may use."""
-    from harness import commands
+    from harness.commands.names import names
 
-    for name in commands.names(kind):
+    for name in names(kind):
         click.echo(name)
 
 
@@ -315,7 +390,7 @@ Examples:
   harness bench packed --grid my-grid.toml --data ~/data      measure its stacks and recommend a stack_size
 """
 )
-@click.argument("name", type=click.Choice(["packed", "parzen", "start", "train"]))
+@click.argument("name", type=click.Choice(["fid", "packed", "parzen", "start", "train"]))
 @click.option("--grid", help="packed: the grid file (or shipped grid) to measure [default: the demo's mlp runs].")
 @click.option(
     "--data",
@@ -334,6 +409,7 @@ def bench(name: str, output: Path | None, form: str, **options: Any) -> None:
     """Time the harness beside a plain reference, in turns on this machine.
 
     train: a step beside a bare loop; packed: stacks beside single runs; parzen: the metric beside its matrix product;
+    fid: Frechet distance, precision and recall beside torch-fidelity's;
     start: commands beside the import of torch. With the roofline: matrix products and copies as fast as they go here.
     """
     from harness import benchmarks

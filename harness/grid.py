@@ -21,11 +21,22 @@ _FILLED_IN = ("seed", "schema_version", "data_hash", "model_hash")
 SHIPPED = Path(__file__).parent / "grids"
 
 
+Selection = Literal["last", "best-validation"]
+"""Which snapshot of a run is evaluated: the last, or the one that a metric finds best on the validation images."""
+
+
 class EvaluationSettings(Settings):
     """What `harness evaluate` measures on the grid's runs; no part of an experiment."""
 
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("parzen",)
     samples: Annotated[int, Field(ge=2)] = 10_000
+    extractor: str | None = None
+    """The network whose features metrics compare; absent: what suits the data set."""
+    reference: Literal["test", "train"] = "test"
+    """The images that samples are compared with."""
+    select: Selection = "last"
+    select_by: str | None = None
+    """The metric that chooses among snapshots on the validation images; absent: the first of `metrics` that can."""
 
 
 class RunSettings(Settings):
@@ -100,6 +111,12 @@ class GridFile(Settings):
     search: SearchSettings | None = None
     run: RunSettings = RunSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _has_snapshots_to_select(self) -> GridFile:
+        if self.evaluation.select == "best-validation" and self.run.snapshot_every is None:
+            raise ValueError('evaluation.select = "best-validation" needs run.snapshot_every, or there is one snapshot')
+        return self
 
 
 @dataclass(frozen=True)

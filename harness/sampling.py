@@ -117,6 +117,11 @@ def find(run: RunFolder, *, iteration: int | None = None) -> Finished:
     return Finished(run, PlannedRun(experiment, {}, (c, h, w)), _snapshot(run, iteration))
 
 
+def iterations(run: RunFolder) -> list[int]:
+    """The iterations whose snapshots a run keeps, in order."""
+    return [int(path.stem) for path in sorted(run.snapshots.glob("*.safetensors"))]
+
+
 def groups(runs: Sequence[Finished], n: int, device: torch.device) -> list[list[Finished]]:
     """Runs whose n samples can come from one sampler: of one shape, as a stack's members are, and not too large."""
     by_id = {run.planned.id: run for run in runs}

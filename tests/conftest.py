@@ -11,6 +11,7 @@ from safetensors.torch import save
 
 from harness import images, plan, runs
 from harness.draws import Draws
+from harness.evaluation import Cache, Recipe, References
 from harness.experiment import Experiment, validate
 from harness.grid import load_grid
 from harness.images import ImageSet
@@ -57,6 +58,12 @@ def on_cpu() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def digits() -> ImageSet:
     return images.load("digits", [])
+
+
+@pytest.fixture(scope="session")
+def references(digits: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> References:
+    """The digits as samples are compared with them."""
+    return References(digits, Recipe(), Processes(), cache=Cache(tmp_path_factory.mktemp("references")))
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ FLOORS = (
     {"analysis"},
     {"methods", "placement"},
     {"plan"},
-    {"manifest", "records", "sampling", "watching", "stopping"},
+    {"foreign", "manifest", "records", "sampling", "watching", "stopping"},
     {"evaluation", "runner"},
     {"commands", "benchmarks"},
     {"cli"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import textwrap
 from collections.abc import Callable, Sequence
@@ -9,6 +10,8 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from harness.errors import UnknownName
+
+_NARROWEST, _WIDEST = 80, 120  # characters of a line of text
 
 LATEX: dict[str, str | int | None] = {
     "\\": r"\textbackslash{}",
@@ -37,7 +40,11 @@ def format_frame(rows: pd.DataFrame, format: str, *, notes: Sequence[str] = ()) 
 
 
 def text(rows: pd.DataFrame, notes: Sequence[str]) -> str:
-    """Columns padded with spaces, a rule under the header."""
+    """Columns padded with spaces, a rule under the header; what is too wide goes on in a block beneath.
+
+    `rows.attrs["groups"]`, where given, says to which group each column belongs: a group is not torn, and the columns
+    of group 0 begin every block.
+    """
     lines = _cells(rows)
     numeric = _numeric(lines)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -49,9 +56,25 @@ def text(rows: pd.DataFrame, notes: Sequence[str]) -> str:
         ]
         for line in lines
     ]
-    width = min(max(sum(widths) + 2 * len(widths), 80), 120)
-    wrapped = [textwrap.fill(note, width, subsequent_indent="  ") for note in notes]
-    return "\n".join(["  ".join(line).rstrip() for line in padded] + ([""] if notes else []) + wrapped)
+    blocks = _blocks(rows.attrs.get("groups", range(1, len(widths) + 1)), widths)
+    tables = ["\n".join("  ".join(line[place] for place in block).rstrip() for line in padded) for block in blocks]
+    width = max(_NARROWEST, *(sum(widths[place] + 2 for place in block) for block in blocks))
+    wrapped = [textwrap.fill(note, min(width, _WIDEST), subsequent_indent="  ") for note in notes]
+    return "\n\n".join([*tables, *(["\n".join(wrapped)] if wrapped else [])])
+
+
+def _blocks(groups: Sequence[int], widths: Sequence[int]) -> list[list[int]]:
+    """The columns' places, block by block: as many groups as fit, those of group 0 before them."""
+    labels = [place for place, group in enumerate(groups) if group == 0]
+    others = [place for place, group in enumerate(groups) if group != 0]
+    blocks = [list(labels)]
+    for _, members in itertools.groupby(others, key=lambda place: groups[place]):
+        group = list(members)
+        wanted = sum(widths[place] + 2 for place in blocks[-1] + group) - 2
+        if wanted > _WIDEST and len(blocks[-1]) > len(labels):
+            blocks.append(list(labels))
+        blocks[-1] += group
+    return blocks
 
 
 def markdown(rows: pd.DataFrame, notes: Sequence[str]) -> str:

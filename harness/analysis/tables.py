@@ -167,21 +167,28 @@ def _for_people(table: pd.DataFrame) -> pd.DataFrame:
         (axis, [show(value) for value in table.index.get_level_values(axis)]) for axis in _axes(table)
     ]
     keys = _keys(table)
-    for key, name in zip(keys, _short_names(keys), strict=True):
+    groups = [0] * len(columns)
+    counts_agree = len({tuple(table[key, "runs"].fillna(-1)) for key in keys}) == 1
+    for number, (key, name) in enumerate(zip(keys, _short_names(keys), strict=True), start=1):
         group = metric_group(table, key)
         sampling = group["sampling_standard_error"]
         digits = _decimals(group["standard_error"].fillna(sampling), values=group["mean"])
         columns.append((f"{name} ({unit(key)})" if unit(key) else name, _means(group, digits)))
         digits = _decimals(sampling, values=sampling)
-        columns.append(("sampling", [f"± {error:.{digits}f}" if error == error else "-" for error in sampling]))
-        columns.append(("runs", _counts(group["runs"])))
+        if sampling.notna().any():
+            columns.append(("sampling", [f"± {error:.{digits}f}" if error == error else "-" for error in sampling]))
+        if not counts_agree:
+            columns.append(("runs", _counts(group["runs"])))
         if group["unevaluated"].sum():
             columns.append(("unevaluated", _counts(group["unevaluated"])))
-    if not keys:
-        columns.append(("runs", _counts(table["all", "runs"])))
+        groups += [number] * (len(columns) - len(groups))
+    if not keys or counts_agree:
+        columns.append(("runs", _counts(table[keys[0] if keys else "all", "runs"])))
     columns += [(name, _counts(table["all", name])) for name in ("failures", "unfinished")]
+    groups += [len(keys) + 1] * (len(columns) - len(groups))
     shown = pd.DataFrame(dict(enumerate(cells for _, cells in columns)), dtype=object)
     shown.columns = pd.Index([name for name, _ in columns])
+    shown.attrs["groups"] = groups
     return shown
 
 

@@ -129,6 +129,14 @@ class Processes:
         distributed.broadcast_object_list(box, src=0)
         return box[0]
 
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every process's value (plain data), on all, by rank."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        distributed.all_gather_object(values, value)
+        return values
+
     def all_come(self, *, within_seconds: float) -> bool:
         """Whether all processes come here in time; with one that does not, no exchange is possible any more."""
         if self.count == 1:

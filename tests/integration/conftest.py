@@ -48,6 +48,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "HARNESS_DATA": str(tmp_path_factory.mktemp("data")),
+        "HARNESS_CACHE": str(tmp_path_factory.mktemp("references")),
         "http_proxy": nowhere,
         "https_proxy": nowhere,
     }

@@ -1,0 +1,329 @@
+"""Every metric by its name: which arrays it takes, and the keys that say all that decides its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness.errors import InputError, UnknownName
+from harness.evaluation.references import NEIGHBOURS, References
+from harness.images import ImageSet, unit
+from harness.images.toys import MIXTURES
+from harness.metrics import classes, features, frechet, kernel, modes, neighbours, transport
+from harness.metrics import inception_score as isc
+from harness.metrics import memorisation as copying
+from harness.metrics import parzen as parzen_window
+from harness.metrics.estimate import Estimate
+from harness.metrics.features import Features
+
+Images = NDArray[np.float32]
+Records = dict[str, dict[str, Any]]
+"""A metric's keys and what was measured under each: value, standard_error, error, ..."""
+
+_PRECISION_NEIGHBOURS, _COVERAGE_NEIGHBOURS = NEIGHBOURS
+_EXACT_POINTS = 2000  # the assignment of more takes minutes
+
+
+class Subject:
+    """Members' samples beside what they are compared with; what several metrics need is computed once.
+
+    samples: (m, n, c, h, w), float32 in [0, 1] or uint8. A member's numbers do not depend on the others.
+    """
+
+    def __init__(self, samples: NDArray[Any], references: References) -> None:
+        self.samples = samples
+        self.references = references
+
+    @property
+    def n(self) -> int:
+        """Samples of a member."""
+        return int(self.samples.shape[1])
+
+    @cached_property
+    def quantised(self) -> NDArray[np.uint8]:
+        """The samples as uint8.
+
+        Errors: InputError for NaN and infinities.
+        """
+        if self.samples.dtype != np.uint8 and not np.isfinite(self.samples).all():
+            raise InputError("samples hold NaN or infinities; there is nothing to measure.")
+        return features.quantised(self.samples)
+
+    @cached_property
+    def points(self) -> NDArray[Any]:
+        """Samples as points (m, n, d): pixels in [0, 1], or a toy's original units."""
+        data = self.references.data
+        flat = points(unit(self.samples).reshape(-1, *data.shape), data)
+        return flat.reshape(*self.samples.shape[:2], -1)
+
+    @cached_property
+    def features(self) -> Features:
+        """Features (m, n, d) and class scores (m, n, classes)."""
+        return self.references.extract(self.quantised)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Class scores (m, n, classes).
+
+        Errors: InputError where the extractor has none.
+        """
+        if self.features.logits is None:
+            raise InputError(f"extractor {self.references.extractor.name} gives no class scores; take another.")
+        return self.features.logits
+
+    @cached_property
+    def neighbourhoods(self) -> list[neighbours.Neighbourhoods]:
+        """Each member's precision, recall, density, coverage: as many samples as reference images."""
+        manifold = self.references.manifold(self.matched)
+        return [neighbours.neighbourhoods(own[: self.matched], manifold) for own in self.features.features]
+
+    @property
+    def matched(self) -> int:
+        """The largest number that samples and reference images can both give."""
+        return min(self.n, len(self.references.split))
+
+    def key(self, metric: str, *parts: str, n: int | None = None, split: str | None = None) -> str:
+        """The key of a metric of features: extractor, split, n, resize, batch norm, and what else decides it."""
+        network = self.references.extractor
+        split = self.references.recipe.reference if split is None else split
+        stated = (network.name, split, f"n={n or self.n}", *parts, f"resize={network.resize}", "bn=running")
+        return f"{metric}[{','.join(part for part in stated if part)}]"
+
+
+def points(images: Images, data: ImageSet) -> NDArray[Any]:
+    """Images (n, c, h, w) as points (n, d): pixels in [0, 1], or a toy's original units."""
+    return images.reshape(len(images), -1) if data.affine is None else data.affine.original(images)
+
+
+def reference_points(references: References, split: str, first: int | None = None) -> NDArray[Any]:
+    """The first images of a split, or all, as points (n, d)."""
+    chosen = getattr(references.data, split)
+    count = len(chosen) if first is None else min(first, len(chosen))
+    return points(unit(chosen.images[np.arange(count)]), references.data)
+
+
+def parzen(subject: Subject) -> list[Records]:
+    """The Parzen-window log-likelihood of held-out images in nats, at the grid's sigma and at the refined one.
+
+    The test images whatever the reference, as published; the validation images when choosing among snapshots.
+    """
+    references = subject.references
+    split = "validation" if references.recipe.reference == "validation" else "test"
+    results = parzen_window.parzen_of_members(
+        subject.points,
+        reference_points(references, "validation", parzen_window.VALIDATION_POINTS),
+        reference_points(references, split),
+        device=references.processes.device,
+        processes=references.shares,
+    )
+    return [
+        {
+            f"parzen[{split},n={result.centres},sigma={name}]": asdict(getattr(result, name))
+            | {count: getattr(result, count) for count in ("centres", "validation", "test", "dimension")}
+            for name in ("grid", "refined")
+        }
+        for result in results
+    ]
+
+
+def fid(subject: Subject) -> list[Records]:
+    """Frechet distance of the samples' features to all of the reference's."""
+    reference = subject.references.frechet
+    return [
+        {
+            subject.key("fid"): asdict(frechet.fid(own, reference, processes=subject.references.shares))
+            | {"reference_images": reference.moments.count}
+        }
+        for own in subject.features.features
+    ]
+
+
+def fid_infinity(subject: Subject) -> list[Records]:
+    """The same, extrapolated to infinitely many samples."""
+    reference = subject.references.frechet
+    return [
+        {
+            subject.key("fid-infinity"): asdict(frechet.fid_infinity(own, reference))
+            | {"reference_images": reference.moments.count}
+        }
+        for own in subject.features.features
+    ]
+
+
+def kid(subject: Subject) -> list[Records]:
+    """Kernel distance, the mean over subsets whose size is in the key."""
+    reference = subject.references.features.features
+    size = kernel.subset_size_for(subject.n, len(reference))
+    found = [kernel.kid(own, reference, subset_size=size) for own in subject.features.features]
+    return [
+        {
+            subject.key("kid", f"subset={size}"): asdict(result.estimate)
+            | {"subset_std": result.subset_std, "reference_images": len(reference)}
+        }
+        for result in found
+    ]
+
+
+def inception_score(subject: Subject) -> list[Records]:
+    """Inception score on the extractor's classes, at 1 and at 10 splits."""
+    return [
+        {
+            subject.key("isc", f"splits={splits}", split=""): asdict(isc.inception_score(own, splits=splits))
+            for splits in (1, 10)
+        }
+        for own in subject.logits
+    ]
+
+
+def _neighbourhood(name: Literal["precision", "recall", "density", "coverage"], k: int) -> Callable[..., list[Records]]:
+    def measure(subject: Subject) -> list[Records]:
+        key = subject.key(name, f"k={k}", n=subject.matched)
+        return [
+            {key: asdict(getattr(found, name)) | {"reference_images": subject.matched}}
+            for found in subject.neighbourhoods
+        ]
+
+    return measure
+
+
+def class_coverage(subject: Subject) -> list[Records]:
+    """The classes found among the samples: the share of those reached, and the divergence of their histogram."""
+    reference = subject.references.features.logits
+    logits = subject.logits
+    assert reference is not None  # the samples have class scores, so the reference has
+    return [
+        {
+            subject.key("class-coverage"): asdict(classes.class_coverage(own, reference)),
+            subject.key("class-divergence"): asdict(classes.class_divergence(own, reference)),
+        }
+        for own in logits
+    ]
+
+
+def memorisation(subject: Subject) -> list[Records]:
+    """How near samples lie to training images, against how near held-out images do; and exact copies."""
+    references = subject.references
+    held_out = references.held_out_distances
+    against = "validation" if references.recipe.reference == "validation" else "test"
+    key = f"[pixels,{against},n={subject.n}]"
+    found: list[Records] = []
+    for own in subject.quantised:
+        result = copying.memorisation(references.nearest_training(own), held_out)
+        medians = {"median_sample": result.median_sample, "median_held_out": result.median_held_out}
+        copies = Estimate(float(result.exact_copies), None, "none: a count")
+        found.append({f"memorisation{key}": asdict(result.value) | medians, f"exact-copies{key}": asdict(copies)})
+    return found
+
+
+def mode_coverage(subject: Subject) -> list[Records]:
+    """How many modes of a toy are reached, and the share of samples within three sigma of one."""
+    data = subject.references.data
+    if data.name not in MIXTURES:
+        raise InputError(f"mode-coverage needs a toy with known modes ({', '.join(MIXTURES)}), not {data.name}.")
+    mixture = MIXTURES[data.name]
+    means = np.asarray(mixture.means)
+    return [
+        {
+            f"mode-coverage[n={subject.n}]": asdict(modes.mode_coverage(own, means, mixture.sigma))
+            | {"modes": len(means)},
+            f"high-quality[n={subject.n}]": asdict(modes.high_quality(own, means, mixture.sigma)),
+        }
+        for own in subject.points
+    ]
+
+
+def sliced_wasserstein(subject: Subject) -> list[Records]:
+    """Wasserstein-1 distance of the points, averaged over directions."""
+    references = subject.references
+    reference = reference_points(references, references.recipe.reference)
+    key = f"sliced-wasserstein[{_units(references.data)},{references.recipe.reference},n={subject.matched}]"
+    return [{key: asdict(transport.sliced_wasserstein(own, reference))} for own in subject.points]
+
+
+def wasserstein(subject: Subject) -> list[Records]:
+    """Exact Wasserstein-1 distance of a few thousand points."""
+    references = subject.references
+    reference = reference_points(references, references.recipe.reference)
+    n = min(subject.matched, _EXACT_POINTS)
+    key = f"wasserstein[{_units(references.data)},{references.recipe.reference},n={n}]"
+    return [{key: asdict(transport.wasserstein_1(own, reference, limit=_EXACT_POINTS))} for own in subject.points]
+
+
+def _units(data: ImageSet) -> str:
+    return "pixels" if data.affine is None else "points"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: its records for each member of a subject, and which values are the better ones (None: neither)."""
+
+    measure: Callable[[Subject], list[Records]]
+    better: Literal["higher", "lower"] | None
+    of_features: bool = True
+    """Whether it depends on the extractor."""
+
+
+METRICS: dict[str, Metric] = {
+    "parzen": Metric(parzen, "higher", of_features=False),
+    "fid": Metric(fid, "lower"),
+    "fid-infinity": Metric(fid_infinity, "lower"),
+    "kid": Metric(kid, "lower"),
+    "isc": Metric(inception_score, "higher"),
+    "precision": Metric(_neighbourhood("precision", _PRECISION_NEIGHBOURS), "higher"),
+    "recall": Metric(_neighbourhood("recall", _PRECISION_NEIGHBOURS), "higher"),
+    "density": Metric(_neighbourhood("density", _COVERAGE_NEIGHBOURS), "higher"),
+    "coverage": Metric(_neighbourhood("coverage", _COVERAGE_NEIGHBOURS), "higher"),
+    "class-coverage": Metric(class_coverage, "higher"),
+    "memorisation": Metric(memorisation, None, of_features=False),
+    "mode-coverage": Metric(mode_coverage, "higher", of_features=False),
+    "sliced-wasserstein": Metric(sliced_wasserstein, "lower", of_features=False),
+    "wasserstein": Metric(wasserstein, "lower", of_features=False),
+}
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name.
+
+    Errors: UnknownName.
+    """
+    if name not in METRICS:
+        raise UnknownName("metric", name, METRICS)
+    return METRICS[name]
+
+
+def measured(names: tuple[str, ...], subject: Subject) -> list[Records]:
+    """The records of some metrics, a member each.
+
+    A metric that cannot be computed has a null value and its reason; the others go on.
+    """
+    found: list[Records] = [{} for _ in subject.samples]
+    for name in names:
+        for records, own in zip(found, _measured(name, subject), strict=True):
+            records |= own
+    return found
+
+
+def _measured(name: str, subject: Subject) -> list[Records]:
+    """A metric's records, a member each; where the members together are refused, each is tried alone."""
+    try:
+        return metric(name).measure(subject)
+    except InputError as error:
+        if len(subject.samples) > 1:
+            return [_measured(name, Subject(own[None], subject.references))[0] for own in subject.samples]
+        key = f"{name}[{subject.references.recipe.reference},n={subject.n}]"
+        return [{key: {"value": None, "standard_error": None, "reason": str(error)}}]
+
+
+def asked(names: tuple[str, ...], n: int, references: References) -> dict[str, str]:
+    """What is asked for under each metric's name, in words that differ where the numbers may."""
+    recipe = references.recipe.reference
+    return {
+        name: f"n={n} {recipe}" + (f" {references.extractor_name}" if metric(name).of_features else "")
+        for name in names
+    }

@@ -1,0 +1,53 @@
+"""Evaluation records: what samples gave under each metric's key, and all that they stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from harness.evaluation.measures import Subject, asked, measured
+from harness.evaluation.references import References
+
+Record = dict[str, Any]
+
+
+def evaluate(samples: NDArray[Any], references: References, metrics: tuple[str, ...]) -> Record:
+    """The evaluation record of samples (n, c, h, w), as `evaluate_members` gives it for one member."""
+    [record] = evaluate_members(samples[None], references, metrics)
+    return record
+
+
+def evaluate_members(samples: NDArray[Any], references: References, metrics: tuple[str, ...]) -> list[Record]:
+    """The evaluation record of each member's samples (m, n, c, h, w), float32 in [0, 1] or uint8.
+
+    A record holds `metrics` by key, what was `asked` for them, and what they stand on. A metric that cannot be computed
+    has a null value and its reason; the others go on.
+    """
+    data = references.data
+    n = int(samples.shape[1])
+    words = asked(metrics, n, references)
+    return [
+        {
+            "metrics": records,
+            "asked": words,
+            "samples": {"count": n},
+            "recipe": references.describe(),
+            "dataset": {"name": data.name, "hash": data.content_hash, "jpeg": data.jpeg},
+        }
+        for records in measured(metrics, Subject(samples, references))
+    ]
+
+
+def lacking(record: Mapping[str, Any] | None, words: Mapping[str, str]) -> tuple[str, ...]:
+    """The metrics that a record does not hold as they are asked for."""
+    known = {} if record is None else record.get("asked", {})
+    return tuple(name for name, wanted in words.items() if known.get(name) != wanted)
+
+
+def joined(known: Mapping[str, Any] | None, new: Record) -> Record:
+    """A record of the same samples with the metrics of both; where both hold a key, the new one's."""
+    if known is None:
+        return new
+    return {**new, "metrics": {**known["metrics"], **new["metrics"]}, "asked": {**known["asked"], **new["asked"]}}

@@ -1,0 +1,1 @@
+"""Networks that give images features: classifiers of one data set, and those that torch-fidelity knows."""

@@ -1,0 +1,162 @@
+"""Every metric through one door: its keys, its members, and what happens where it cannot be had."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from harness import images
+from harness.errors import InputError
+from harness.evaluation import METRICS, Cache, Recipe, References
+from harness.evaluation.measures import Subject, asked, measured
+from harness.images import Affine, ImageSet, Split, unit
+from harness.training.processes import Processes
+
+OF_IMAGES = tuple(name for name in METRICS if name not in ("mode-coverage", "fid-infinity"))
+OF_FEATURES = tuple(name for name in OF_IMAGES if METRICS[name].of_features)
+
+
+@pytest.fixture(scope="module")
+def samples(digits: ImageSet) -> NDArray[np.float32]:
+    """Two members: noisy training images, and noise."""
+    random = np.random.default_rng(0)
+    real = unit(digits.train.images[np.arange(320)])
+    noisy = (real + 0.1 * random.standard_normal(real.shape, dtype=np.float32)).clip(0, 1)
+    return np.stack([noisy, random.random(real.shape, dtype=np.float32)])
+
+
+@pytest.fixture(scope="module")
+def records(samples: NDArray[np.float32], references: References) -> list[dict[str, dict[str, Any]]]:
+    return measured(OF_IMAGES, Subject(samples, references))
+
+
+def without_extractor(data: ImageSet, tmp_path: Path, **recipe: Any) -> References:
+    """References whose extractor cannot be had."""
+    recipe = {"extractor": str(tmp_path / "absent.safetensors"), **recipe}
+    return References(data, Recipe(**recipe), Processes(), cache=Cache(tmp_path))
+
+
+def test_every_metric_of_images_has_a_value(records: list[dict[str, dict[str, Any]]]) -> None:
+    for record in records:
+        assert {key: found for key, found in record.items() if found["value"] is None} == {}
+        assert {key.partition("[")[0] for key in record} >= set(OF_IMAGES)
+
+
+def test_every_record_has_an_error_or_says_why_not(records: list[dict[str, dict[str, Any]]]) -> None:
+    for key, found in records[0].items():
+        if not key.startswith("parzen"):
+            assert (found["standard_error"] is None) == found["error"].startswith("none: "), key
+
+
+def test_noise_is_worse_than_noisy_images(records: list[dict[str, dict[str, Any]]]) -> None:
+    near, far = records
+    for key in near:
+        better = METRICS[key.partition("[")[0]].better if key.partition("[")[0] in METRICS else None
+        if better is not None and not key.startswith("isc"):
+            sign = 1 if better == "higher" else -1
+            assert sign * near[key]["value"] >= sign * far[key]["value"], key
+
+
+@pytest.mark.parametrize("name", OF_FEATURES)
+def test_the_key_says_all_that_decides_the_number(name: str, records: list[dict[str, dict[str, Any]]]) -> None:
+    [key, *_] = [key for key in records[0] if key.partition("[")[0] == name]
+    parts = key.partition("[")[2].rstrip("]").split(",")
+    assert parts[0] == "classifier-digits"
+    assert ("test" in parts) == (name != "isc")
+    assert {"resize=none", "bn=running"} < set(parts)
+    assert any(re.fullmatch(r"n=\d+", part) for part in parts)
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_a_member_has_its_numbers_alone(
+    name: str, samples: NDArray[np.float32], references: References, records: list[dict[str, dict[str, Any]]]
+) -> None:
+    [alone] = measured((name,), Subject(samples[1:], references))
+    assert alone == {key: records[1][key] for key in alone}
+
+
+def test_samples_as_uint8_have_the_numbers_of_their_floats(
+    samples: NDArray[np.float32], references: References
+) -> None:
+    subject = Subject(samples, references)
+    of_bytes = measured(("fid", "memorisation"), Subject(subject.quantised, references))
+    assert of_bytes == measured(("fid", "memorisation"), subject)
+
+
+def test_an_extractor_that_is_missing_stops_its_metrics_alone(
+    samples: NDArray[np.float32], digits: ImageSet, tmp_path: Path
+) -> None:
+    [record] = measured(OF_IMAGES, Subject(samples[:1], without_extractor(digits, tmp_path)))
+    for key, found in record.items():
+        name = key.partition("[")[0]
+        assert (found["value"] is None) == (name in OF_FEATURES), key
+        assert found["value"] is not None or "absent.safetensors" in found["reason"]
+
+
+def test_colour_without_inceptions_weights_says_which_file_to_put_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 3, 8, 8), dtype=np.uint8)
+    splits = [Split(pixels[:10]), Split(pixels[10:20]), Split(pixels[20:])]
+    data = ImageSet("colours", (3, 8, 8), *splits, content_hash="0")
+    references = References(data, Recipe(), Processes(), cache=Cache(tmp_path), folders=(tmp_path,))
+    [record] = measured(("fid", "memorisation"), Subject(pixels[None, :5], references))
+    assert "weights-inception-2015-12-05-6726825d.pth" in record["fid[test,n=5]"]["reason"]
+    assert record["memorisation[pixels,test,n=5]"]["value"] is not None
+
+
+def test_a_member_with_nan_leaves_the_others_numbers(samples: NDArray[np.float32], references: References) -> None:
+    spoilt = samples.copy()
+    spoilt[0, 3] = np.nan
+    bad, good = measured(("fid",), Subject(spoilt, references))
+    assert "NaN" in bad["fid[test,n=320]"]["reason"]
+    assert next(iter(good.values()))["value"] > 0
+
+
+def test_what_is_asked_differs_where_numbers_may(digits: ImageSet, references: References, tmp_path: Path) -> None:
+    base = asked(("fid", "parzen"), 100, references)
+    train = References(digits, Recipe(reference="train"), Processes(), cache=references.cache)
+    other = without_extractor(digits, tmp_path)
+    assert asked(("fid",), 101, references)["fid"] != base["fid"] != asked(("fid",), 100, train)["fid"]
+    assert asked(("fid",), 100, other)["fid"] != base["fid"]
+    assert asked(("parzen",), 100, other)["parzen"] == base["parzen"]
+
+
+def test_modes_of_a_toy_are_counted_in_original_units(tmp_path: Path) -> None:
+    ring = images.load("ring-8", [])
+    references = References(ring, Recipe(), Processes(), cache=Cache(tmp_path))
+    affine = ring.affine
+    assert isinstance(affine, Affine)
+    half = np.asarray(ring.train.images)[affine.original(np.asarray(ring.train.images))[:, 0] > 0.5][:500]
+    [record] = measured(("mode-coverage", "wasserstein", "sliced-wasserstein"), Subject(half[None], references))
+    assert record["mode-coverage[n=500]"] | {"error": ""} == {
+        "value": 3.0,
+        "standard_error": None,
+        "error": "",
+        "modes": 8,
+    }
+    assert record["high-quality[n=500]"]["value"] > 0.95
+    assert (
+        record["wasserstein[points,test,n=500]"]["value"]
+        > record["sliced-wasserstein[points,test,n=500]"]["value"]
+        > 0.5
+    )
+
+
+def test_mode_coverage_of_images_is_refused_with_the_toys_names(
+    samples: NDArray[np.float32], references: References
+) -> None:
+    [record] = measured(("mode-coverage",), Subject(samples[:1], references))
+    assert "ring-8" in record["mode-coverage[test,n=320]"]["reason"]
+
+
+def test_images_outside_the_unit_range_are_refused(references: References) -> None:
+    with pytest.raises(InputError, match="0 to 2"):
+        _ = Subject(np.linspace(0, 2, 128, dtype=np.float32).reshape(1, 2, 1, 8, 8), references).quantised

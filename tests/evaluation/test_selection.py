@@ -1,0 +1,118 @@
+"""The snapshot that is evaluated: the last, or the best on validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from harness.errors import InputError
+from harness.evaluation import References, Request, evaluate_runs, measures
+from harness.evaluation.measures import Metric, Subject
+from harness.runs import RunFolder
+from harness.training.processes import Processes
+
+Run = Callable[..., RunFolder]
+BEST = Request(("parzen",), 50, "best-validation")
+
+
+def record_of(run: RunFolder, references: References, request: Request) -> dict[str, Any]:
+    [(_, outcome)] = evaluate_runs([run], {references.data.content_hash: references}, request, Processes())
+    assert isinstance(outcome, dict), outcome
+    return outcome
+
+
+@pytest.fixture
+def run(untrained_run: Run) -> RunFolder:
+    """A run with three snapshots: greyer and greyer, from an output layer of smaller and smaller weights."""
+    made = untrained_run()
+    [last] = made.snapshots.iterdir()
+    tensors = load_file(last)
+    for iteration, factor in ((20, 8.0), (40, 3.0)):
+        save_file(
+            {name: tensor * factor for name, tensor in tensors.items()}, last.with_name(f"{iteration:010}.safetensors")
+        )
+    return made
+
+
+def test_the_last_snapshot_is_the_default(run: RunFolder, references: References) -> None:
+    record = record_of(run, references, Request(("parzen",), 50))
+    assert record["selection"] == {"rule": "last", "iteration": 60}
+    assert record["samples"]["snapshot"] == "0000000060.safetensors"
+
+
+def test_the_best_on_validation_is_the_one_evaluated_on_test(
+    run: RunFolder, references: References, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def brightness(subject: Subject) -> list[dict[str, Any]]:
+        seen.append(subject.references.recipe.reference)
+        return [
+            {f"brightness[{seen[-1]}]": {"value": float(own.std()), "standard_error": None}} for own in subject.samples
+        ]
+
+    monkeypatch.setitem(measures.METRICS, "brightness", Metric(brightness, "higher", of_features=False))
+    record = record_of(run, references, Request(("brightness",), 50, "best-validation"))
+    curve = record["selection"]["curve"]
+    assert seen == ["validation"] * 3 + ["test"]
+    assert [point["iteration"] for point in curve] == [20, 40, 60]
+    best = max(curve, key=lambda point: point["value"])
+    assert record["selection"] | {"curve": ...} == {
+        "rule": "best-validation",
+        "metric": "brightness[validation]",
+        "iteration": best["iteration"],
+        "curve": ...,
+    }
+    assert best["iteration"] == record["samples"]["iteration"] == 20
+    assert record["metrics"]["brightness[test]"]["value"] == best["value"]
+
+
+@pytest.mark.parametrize(("better", "chosen"), [("higher", 20), ("lower", 60)])
+def test_the_direction_of_the_metric_decides(
+    better: Any, chosen: int, run: RunFolder, references: References, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spread(subject: Subject) -> list[dict[str, Any]]:
+        return [{"spread": {"value": float(own.std()), "standard_error": None}} for own in subject.samples]
+
+    monkeypatch.setitem(measures.METRICS, "spread", Metric(spread, better, of_features=False))
+    assert record_of(run, references, Request(("spread",), 50, "best-validation"))["samples"]["iteration"] == chosen
+
+
+def test_the_curve_is_of_parzens_validation_likelihood(run: RunFolder, references: References) -> None:
+    record = record_of(run, references, BEST)
+    assert record["selection"]["metric"] == "parzen[validation,n=50,sigma=grid]"
+    assert "parzen[test,n=50,sigma=grid]" in record["metrics"]
+
+
+def test_another_rule_is_evaluated_anew(run: RunFolder, references: References) -> None:
+    best = record_of(run, references, BEST)
+    assert record_of(run, references, BEST) == best
+    assert record_of(run, references, Request(("parzen",), 50))["selection"]["rule"] == "last"
+
+
+def test_a_snapshot_that_changed_is_evaluated_anew(run: RunFolder, references: References) -> None:
+    before = record_of(run, references, Request(("parzen",), 50))
+    last: Path = run.snapshots / before["samples"]["snapshot"]
+    save_file({name: tensor * 2 for name, tensor in load_file(last).items()}, last)
+    after = record_of(run, references, Request(("parzen",), 50))
+    assert after["metrics"] != before["metrics"]
+
+
+def test_a_metric_is_added_to_what_is_there(
+    run: RunFolder, references: References, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = record_of(run, references, Request(("parzen",), 50))
+    monkeypatch.setitem(measures.METRICS, "parzen", Metric(lambda subject: 1 / 0, "higher", of_features=False))
+    after = record_of(run, references, Request(("parzen", "memorisation"), 50))
+    assert after["metrics"].items() > before["metrics"].items()
+    assert "memorisation[pixels,test,n=50]" in after["metrics"]
+
+
+def test_a_metric_without_better_values_cannot_choose() -> None:
+    with pytest.raises(InputError, match="memorisation"):
+        Request(("memorisation",), 50, "best-validation")
+    assert Request(("memorisation", "parzen"), 50, "best-validation").chooser == "parzen"

@@ -67,7 +67,7 @@ def read(
     Sources:
     - "training-images": random ones, none twice before each was taken once;
     - "validation-images", "test-images": the first of the split;
-    - "k-means": centroids of the training images, as `k_means` gives them, n or fewer;
+    - "k-means": centroids of the training images (see `k_means`), equally often where fewer than n;
     - FILE.npz (key `images`), FILE.npy: the first in the file;
     - a folder of images, as the data set `folder` takes them: the first by path, or random ones of subfolders;
     - FILE.pt2: a generator written by torch.export.save, that maps latents (batch, ...) to images (batch, c, h, w) in
@@ -97,10 +97,21 @@ def read(
 
 
 def companion(name: str, data: ImageSet, n: int, *, seed: int = 0) -> Images:
-    """What a companion, one of COMPANIONS, puts in the place of n samples: `training_images` or `k_means`."""
+    """What a companion, one of COMPANIONS, puts in the place of n samples: exactly n of `training_images` or `k_means`.
+
+    Of fewer centroids than n each comes as often as any other, to within one.
+    """
     if name not in COMPANIONS:
         raise UnknownName("companion", name, COMPANIONS)
-    return training_images(data, n, seed=seed) if name == TRAINING_IMAGES else k_means(data, n, seed=seed)
+    if name == TRAINING_IMAGES:
+        return training_images(data, n, seed=seed)
+    centroids = k_means(data, n, seed=seed)
+    return centroids[np.arange(n) % len(centroids)]
+
+
+def centroids_of(data: ImageSet, n: int) -> int:
+    """How many centroids stand for n samples: n, or half as many as training images if that is less."""
+    return max(1, min(n, len(data.train) // 2))
 
 
 def training_images(data: ImageSet, n: int, *, seed: int = 0) -> Images:
@@ -120,7 +131,7 @@ def k_means(data: ImageSet, n: int, *, seed: int = 0) -> NDArray[np.float32]:
     from sklearn.cluster import MiniBatchKMeans
 
     images = unit(training_images(data, min(K_MEANS_IMAGES, len(data.train)), seed=seed))
-    count = max(1, min(n, len(data.train) // 2))
+    count = centroids_of(data, n)
     model = MiniBatchKMeans(
         n_clusters=count,
         init="random",
@@ -140,9 +151,11 @@ def k_means(data: ImageSet, n: int, *, seed: int = 0) -> NDArray[np.float32]:
 
 
 def _of_companion(name: str, data: ImageSet, n: int | None, seed: int) -> ForeignSamples:
-    images = companion(name, data, min(LARGEST_DEFAULT, len(data.train)) if n is None else n, seed=seed)
+    count = min(LARGEST_DEFAULT, len(data.train)) if n is None else n
+    images = companion(name, data, count, seed=seed)
     _count(None, len(images), f"{name} of {data.name}")
-    return ForeignSamples(images, f"{name}, {len(images)} centroids" if name == K_MEANS else name, data.jpeg)
+    source = f"{name}, {centroids_of(data, count)} centroids" if name == K_MEANS else name
+    return ForeignSamples(images, source, data.jpeg)
 
 
 def _of_split(name: str, data: ImageSet, n: int | None) -> ForeignSamples:

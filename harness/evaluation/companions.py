@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from harness import foreign, runs
 from harness.evaluation.measures import asked
 from harness.evaluation.records import evaluate, joined, lacking
 from harness.evaluation.references import References
 from harness.evaluation.request import Request
-from harness.images import ImageSet
 from harness.runs import GridFolder
 from harness.training.processes import Processes
 
@@ -36,22 +32,11 @@ def evaluate_companions(
             if before is not None and before["samples"].get("requested") != request.samples:
                 before = None
             if wanted := lacking(before, words):
-                samples = stand_in(companion, data, request.samples)
+                samples = foreign.companion(companion, data, request.samples)
                 controls[name] = joined(before, evaluate(samples, references, wanted))
                 controls[name]["samples"]["requested"] = request.samples
     if processes.is_main and controls != known:
         runs.write_json(grid.path / "controls.json", controls)
-
-
-def stand_in(name: str, data: ImageSet, n: int) -> NDArray[Any]:
-    """n images in the place of samples: (n, c, h, w), uint8 or float32 in [0, 1].
-
-    Where there are fewer centroids, or training images, than n, each comes as often as any other, to within one.
-    """
-    if name == foreign.TRAINING_IMAGES:
-        return foreign.training_images(data, n)
-    centroids = foreign.k_means(data, n)
-    return centroids[np.arange(n) % len(centroids)]
 
 
 def _known(grid: GridFolder) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from harness.evaluation.cache import Cache, Decisions, Tensors
 from harness.images import ImageSet, Split, unit
 from harness.metrics import features, frechet, memorisation, neighbours
 from harness.metrics.features import Extractor, Features
-from harness.metrics.parzen import Processes as Shares
+from harness.metrics.points import Processes as Shares
 from harness.training.processes import Processes
 
 ReferenceSplit = Literal["test", "train", "validation"]

@@ -7,16 +7,13 @@ theirs. That the reference goes through the same classifier, and not through its
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from harness.errors import InputError
 from harness.metrics.estimate import Estimate
-
-Array = Tensor | np.ndarray[Any, Any]
+from harness.metrics.points import Array, checked
 
 COVERED_FRACTION = 10
 """A class is covered if its share among the samples is at least one part in so many of its share in the reference."""
@@ -74,7 +71,8 @@ def class_divergence(predicted: Array, reference: Array) -> Estimate:
 
 def _histograms(predicted: Array, reference: Array) -> tuple[Tensor, Tensor]:
     """How many of the samples, and of the reference images, each class has: int64 (classes,)."""
-    samples, references = _checked("the samples", predicted), _checked("the reference", reference)
+    samples = checked("classes: logits of the samples", predicted)
+    references = checked("classes: logits of the reference", reference)
     if samples.shape[1] != references.shape[1]:
         raise InputError(
             f"classes: logits of the samples have {samples.shape[1]} classes, of the reference {references.shape[1]}; "
@@ -82,12 +80,3 @@ def _histograms(predicted: Array, reference: Array) -> tuple[Tensor, Tensor]:
         )
     first, second = (logits.argmax(1).bincount(minlength=logits.shape[1]).cpu() for logits in (samples, references))
     return first, second
-
-
-def _checked(name: str, logits: Array) -> Tensor:
-    tensor = logits.detach() if isinstance(logits, Tensor) else torch.tensor(logits)
-    if tensor.ndim != 2 or 0 in tensor.shape:
-        raise InputError(f"classes: logits of {name} have shape {tuple(tensor.shape)}; give (images, classes).")
-    if not bool(tensor.isfinite().all()):
-        raise InputError(f"classes: logits of {name} hold NaN or infinities; mend the classifier or the images.")
-    return tensor

@@ -24,7 +24,7 @@ from harness.images import ImageSet, OnDemandImages
 from harness.metrics.extractors import classifier
 from harness.metrics.extractors.classifier import Classifier
 from harness.metrics.extractors.pretrained import NAMES, pretrained, resize
-from harness.metrics.parzen import ALONE, Processes
+from harness.metrics.points import ALONE, Processes
 
 Images = NDArray[Any] | OnDemandImages | Tensor
 

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from harness.errors import InputError
 from harness.metrics.estimate import Estimate
-from harness.metrics.parzen import ALONE, Array, Processes
+from harness.metrics.points import ALONE, Array, Processes, checked
 
 FEWEST_FOR_INFINITY = 5000
 """Chong and Forsyth's fit is straight from about so many samples on."""
 
 ROWS_PER_BLOCK = 4096  # 64 MiB of float64 at 2,048 features
-LARGEST_VALUE = 1e50  # the product of two covariances, a fourth power, still fits into float64
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def moments(features: Array, *, processes: Processes = ALONE) -> Moments:
     all features and sums over its share; all get the same bits. Working memory: some (d, d) matrices and a block.
     Errors: InputError for fewer than two points, or for NaN, infinite or huge values.
     """
-    return _moments(checked_features("fid: features", features), processes)
+    return _moments(checked("fid: features", features, at_least=2), processes)
 
 
 def reference(moments: Moments) -> Reference:
@@ -88,7 +87,7 @@ def fid(features: Array, reference: Reference, *, processes: Processes = ALONE) 
     nothing of the reference's own sampling, of the bias, which falls with n (see `fid_infinity`), nor of training
     seeds. Types, processes and errors as for `moments`.
     """
-    points = checked_features("fid: features", features)
+    points = checked("fid: features", features, at_least=2)
     of_points = _moments(points, processes)
     reference = _alike(reference, of_points)
     values, vectors = torch.linalg.eigh(_product(of_points, reference))
@@ -123,7 +122,7 @@ def fid_infinity(
     Features (n, d) as for `moments`. Source: Chong and Forsyth (2020), section 4.
     Errors: InputError for fewer than 5,000 samples, two sizes or two replicates.
     """
-    points = checked_features("fid_infinity: features", features)
+    points = checked("fid_infinity: features", features, at_least=2)
     if len(points) < FEWEST_FOR_INFINITY:
         raise InputError(
             f"fid_infinity: {len(points)} samples are too few for the fit; "
@@ -136,30 +135,6 @@ def fid_infinity(
     resamples = (points[_rows(random.randint(len(points), size=len(points)), points)] for _ in range(replicates))
     resampled = [_intercept(resample, reference, sizes, random) for resample in resamples]
     return Estimate(value, float(np.std(resampled, ddof=1)), "over samples, by bootstrap, the reference fixed")
-
-
-def checked_features(name: str, features: Array, *, dimension: int | None = None) -> Tensor:
-    """Features as a tensor (n, d), n of 2 or more, where they lie and in their own type.
-
-    Errors: InputError, which begins with `name`, for another shape or width, and for values that are not numbers.
-    """
-    if not isinstance(features, Tensor):
-        native = np.asarray(features)
-        if native.dtype.kind not in "fiub":
-            raise InputError(f"{name} are of type {native.dtype}; give real numbers.")
-        features = torch.from_numpy(np.require(native, native.dtype.newbyteorder("="), ["C", "W"]))
-    if features.is_complex():
-        raise InputError(f"{name} are of type {features.dtype}; give real numbers.")
-    shape = tuple(features.shape)
-    if len(shape) != 2 or shape[0] < 2 or shape[1] < 1:
-        raise InputError(f"{name} have shape {shape}; give two or more points as (count, d).")
-    if dimension is not None and shape[1] != dimension:
-        raise InputError(f"{name} have {shape[1]} values a point, those compared with {dimension}; they must agree.")
-    features = features.detach()
-    extremes = torch.stack(torch.aminmax(features)).double()
-    if not bool((extremes.abs() <= LARGEST_VALUE).all()):
-        raise InputError(f"{name} hold NaN, infinite or huge values (over {LARGEST_VALUE:g}); mend the points.")
-    return features
 
 
 def _moments(points: Tensor, processes: Processes) -> Moments:

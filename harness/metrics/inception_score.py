@@ -16,8 +16,7 @@ from torch import Tensor
 
 from harness.errors import InputError
 from harness.metrics.estimate import Estimate
-from harness.metrics.frechet import checked_features
-from harness.metrics.parzen import Array
+from harness.metrics.points import Array, checked
 
 
 def inception_score(logits: Array, *, splits: int, seed: int = 2020) -> Estimate:
@@ -29,7 +28,7 @@ def inception_score(logits: Array, *, splits: int, seed: int = 2020) -> Estimate
     the delta method, IS std(KL_i) / sqrt(n), since the derivative through p(c) vanishes.
     Errors: InputError for splits that leave a part without two samples, and for bad logits.
     """
-    scores = checked_features("inception_score: logits", logits)
+    scores = checked("inception_score: logits", logits, at_least=2)
     count = len(scores)
     if not 1 <= splits <= count // 2:
         raise InputError(

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from harness.errors import InputError
 from harness.metrics.estimate import Estimate
-from harness.metrics.frechet import checked_features
-from harness.metrics.parzen import Array
+from harness.metrics.points import Array, checked
 
 USUAL_SUBSET_SIZE = 1000
 
@@ -50,8 +49,8 @@ def kid(features: Array, reference: Array, *, subset_size: int, subsets: int = 1
     most a factor of sqrt(2). Working memory: some (s, s) matrices.
     Errors: InputError for subsets of fewer than two or of more than a set has, for no subsets, and for bad features.
     """
-    points = checked_features("kid: features", features)
-    reference_points = checked_features("kid: reference features", reference, dimension=points.shape[1])
+    points = checked("kid: features", features, at_least=2)
+    reference_points = checked("kid: reference features", reference, at_least=2, dimension=points.shape[1])
     smaller = min(len(points), len(reference_points))
     if not 2 <= subset_size <= smaller or subsets < 1:
         raise InputError(

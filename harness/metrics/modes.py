@@ -9,16 +9,13 @@ points keeps the number of modes from growing with the number of samples.
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from harness.errors import InputError
 from harness.metrics.estimate import Estimate
-
-Array = Tensor | np.ndarray[Any, Any]
+from harness.metrics.points import Array, checked
 
 RADIUS = 3
 """In standard deviations of a mode."""
@@ -57,7 +54,8 @@ def _inside(points: Array, means: Array, sigma: float) -> Tensor:
     """Whether each point lies within 3 sigma of each mode: bool (n, modes)."""
     if not (math.isfinite(sigma) and sigma > 0):
         raise InputError(f"modes: sigma is {sigma}; give the modes' standard deviation, a finite number above 0.")
-    checked_points, checked_means = _checked("points", points), _checked("means", means)
+    checked_points = checked("modes: points", points).to("cpu", torch.float64)
+    checked_means = checked("modes: means", means).to("cpu", torch.float64)
     if checked_points.shape[1] != checked_means.shape[1]:
         raise InputError(
             f"modes: points have {checked_points.shape[1]} values each, means {checked_means.shape[1]}; "
@@ -66,12 +64,3 @@ def _inside(points: Array, means: Array, sigma: float) -> Tensor:
     # By differences: a product would cancel far from the origin, where sigma is small.
     distances = torch.cdist(checked_points, checked_means, compute_mode="donot_use_mm_for_euclid_dist")
     return distances <= RADIUS * sigma
-
-
-def _checked(name: str, array: Array) -> Tensor:
-    tensor = (array if isinstance(array, Tensor) else torch.tensor(array)).detach().to("cpu", torch.float64)
-    if tensor.ndim != 2 or 0 in tensor.shape:
-        raise InputError(f"modes: {name} have shape {tuple(tensor.shape)}; give (count, d), at least one.")
-    if not bool(tensor.isfinite().all()):
-        raise InputError(f"modes: {name} hold NaN or infinities; mend what drew them.")
-    return tensor

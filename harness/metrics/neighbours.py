@@ -320,13 +320,15 @@ def _lower_bounds(rows: _Block, columns: _Block) -> Tensor:
 
 
 def _squared_distances(left: _Cloud, i: Tensor, right: _Cloud, j: Tensor) -> Tensor:
-    """Squared distances of pairs of points, float64: the definition that all results follow."""
+    """Squared distances of pairs of points, float64: the definition that all results follow.
+
+    A device may order a sum by the shape of its batch, so all batches have one shape: a pair always has the same bits.
+    """
     size = max(1, VALUES_PER_BATCH // left.points.shape[1])
-    parts = [
-        left.points[some_i].double().sub_(right.points[some_j]).square_().sum(1)
-        for some_i, some_j in zip(torch.split(i, size), torch.split(j, size), strict=True)
-    ]
-    return torch.cat(parts)
+    padding = i.new_zeros(-len(i) % size)
+    batches = zip(torch.cat([i, padding]).view(-1, size), torch.cat([j, padding]).view(-1, size), strict=True)
+    parts = [left.points[some].double().sub_(right.points[others]).square_().sum(1) for some, others in batches]
+    return torch.cat([left.squares[:0], *parts])[: len(i)]
 
 
 def _rounded(values: Tensor, dtype: torch.dtype, towards: float) -> Tensor:

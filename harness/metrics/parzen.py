@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +19,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from harness.errors import InputError
-
-Array = Tensor | np.ndarray[Any, Any]
+from harness.metrics.points import ALONE, LARGEST_VALUE, Array, Processes, checked
 
 SIGMAS: tuple[float, ...] = tuple(np.logspace(-1, 0, 10).tolist())
 """The published grid of bandwidths."""
@@ -35,7 +33,6 @@ POINTS_PER_TILE = 2048
 CENTRES_PER_TILE = 4096
 
 SMALLEST_EXPONENT = -700.0  # exp of less is a denormal, many times slower, and adds nothing to a sum of 1 or more
-LARGEST_VALUE = 1e50  # squares, and their ratios to squares of 1 / LARGEST_VALUE, still fit in float64
 LOG_SIGMA_TOLERANCE = 1e-4
 
 
@@ -75,22 +72,6 @@ class Parzen:
     dimension: int
 
 
-@dataclass(frozen=True)
-class Processes:
-    """This process's place among those that share the points.
-
-    `total` takes a float64 tensor of the same shape in every process and gives the sum over all of them,
-    the same bits in each (torch.distributed's all_reduce does).
-    """
-
-    rank: int
-    count: int
-    total: Callable[[Tensor], Tensor]
-
-
-ALONE = Processes(rank=0, count=1, total=lambda values: values)
-
-
 def parzen(
     samples: Array,
     validation: Array,
@@ -101,7 +82,7 @@ def parzen(
     processes: Processes = ALONE,
 ) -> Parzen:
     """Parzen log-likelihood of `test` under `samples` (n, d), as `parzen_of_members` gives it for one member."""
-    only = _checked("centres", samples)[None]
+    only = checked("parzen: centres", samples)[None]
     [result] = parzen_of_members(only, validation, test, sigmas=sigmas, device=device, processes=processes)
     return result
 
@@ -126,10 +107,10 @@ def parzen_of_members(
     Errors: InputError for arrays that are empty, of different width, or hold NaN or infinities.
     """
     grid_sigmas = _checked_sigmas(sigmas)
-    samples = _checked("centres", samples, ndim=3)
+    samples = checked("parzen: centres", samples, ndim=3)
     place = samples.device if device is None else torch.device(device)
-    validation = _checked("validation", validation, dimension=samples.shape[2])[:VALIDATION_POINTS]
-    test = _checked("test", test, dimension=samples.shape[2])
+    validation = checked("parzen: validation", validation, dimension=samples.shape[2])[:VALIDATION_POINTS]
+    test = checked("parzen: test", test, dimension=samples.shape[2])
     origin = _origin(validation, place)
     on_validation, on_test = (_Share.of(points, place, processes) for points in (validation, test))
     together = _members_in_a_pass(max(on_validation.largest, on_test.largest), samples.shape[1], place)
@@ -167,9 +148,9 @@ def log_likelihood(
     Shapes: points (t, d), centres (n, d), sigmas (s,). Within 1e-9 max(1, |log p|) of differences summed in float64.
     Errors: InputError, as for `parzen_of_members`.
     """
-    checked_sigmas = _checked_sigmas(sigmas)
-    checked, prepared = _prepared("points", points, centres, device)
-    return _log_likelihood(checked, prepared, prepared.origin.new_tensor(checked_sigmas)[:, None])[..., 0]
+    grid_sigmas = _checked_sigmas(sigmas)
+    there, prepared = _prepared("points", points, centres, device)
+    return _log_likelihood(there, prepared, prepared.origin.new_tensor(grid_sigmas)[:, None])[..., 0]
 
 
 @dataclass(frozen=True)
@@ -219,9 +200,10 @@ def _origin(points: Tensor, device: torch.device) -> Tensor:
 
 def _prepared(name: str, points: Array, centres: Array, device: torch.device | str | None) -> tuple[Tensor, _Centres]:
     """Points on the device, and the centres (n, d) of one member."""
-    given = _checked("centres", centres)
-    checked = _checked(name, points, dimension=given.shape[1]).to(given.device if device is None else device)
-    return checked, _Centres.of(given[None], _origin(checked, checked.device))
+    given = checked("parzen: centres", centres)
+    place = given.device if device is None else torch.device(device)
+    there = checked(f"parzen: {name}", points, dimension=given.shape[1]).to(place)
+    return there, _Centres.of(given[None], _origin(there, place))
 
 
 def _members_in_a_pass(points: int, centres: int, device: torch.device) -> int:
@@ -383,30 +365,8 @@ def _slices(length: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
-def _checked(name: str, array: Array, *, ndim: int = 2, dimension: int | None = None) -> Tensor:
-    """The array as a tensor (count, d) or (m, count, d), where it lies and in its own type."""
-    if not isinstance(array, Tensor):
-        native = np.asarray(array)
-        if native.dtype.kind not in "fiub":
-            raise InputError(f"parzen: {name} are of type {native.dtype}; give real numbers.")
-        array = torch.from_numpy(np.require(native, native.dtype.newbyteorder("="), ["C", "W"]))
-    if array.is_complex():
-        raise InputError(f"parzen: {name} are of type {array.dtype}; give real numbers.")
-    array = array.detach()
-    shape = tuple(array.shape)
-    if array.ndim != ndim or 0 in shape:
-        wanted = "(count, d)" if ndim == 2 else "(members, count, d)"
-        raise InputError(f"parzen: {name} have shape {shape}; give at least one point, flattened to {wanted}.")
-    if dimension is not None and shape[1] != dimension:
-        raise InputError(f"parzen: {name} have {shape[1]} values a point, the centres {dimension}; they must agree.")
-    extremes = torch.stack(torch.aminmax(array)).double()
-    if not bool((extremes.abs() <= LARGEST_VALUE).all()):
-        raise InputError(f"parzen: {name} hold NaN, infinite or huge values (over {LARGEST_VALUE:g}); mend the points.")
-    return array
-
-
 def _checked_sigmas(sigmas: Sequence[float]) -> list[float]:
-    checked = [float(sigma) for sigma in sigmas]
-    if not checked or not all(1 / LARGEST_VALUE <= sigma <= LARGEST_VALUE for sigma in checked):
-        raise InputError(f"parzen: sigmas {checked} must be one or more finite numbers above 0.")
-    return checked
+    given = [float(sigma) for sigma in sigmas]
+    if not given or not all(1 / LARGEST_VALUE <= sigma <= LARGEST_VALUE for sigma in given):
+        raise InputError(f"parzen: sigmas {given} must be one or more finite numbers above 0.")
+    return given

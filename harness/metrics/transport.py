@@ -17,17 +17,14 @@ measures (2015).
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from harness.draws import Draws
 from harness.errors import InputError
 from harness.metrics.estimate import Estimate
-
-Array = Tensor | np.ndarray[Any, Any]
+from harness.metrics.points import Array, checked
 
 ERROR = "over samples, by infinitesimal jackknife, the reference fixed"
 
@@ -118,8 +115,8 @@ def _error(potential: Tensor) -> float:
 
 def _equal_numbers(points: Array, reference: Array, limit: int | None, seed: int) -> tuple[Tensor, Tensor]:
     """As many of the points as of the reference: float64 (n, d) on the CPU."""
-    checked = _checked("points", points), _checked("reference", reference)
-    first, second = checked
+    first = checked("transport: points", points).to("cpu", torch.float64)
+    second = checked("transport: reference", reference).to("cpu", torch.float64)
     if first.shape[1] != second.shape[1]:
         raise InputError(
             f"transport: points have {first.shape[1]} values each, the reference {second.shape[1]}; they must agree."
@@ -133,12 +130,3 @@ def _drawn(points: Tensor, n: int, seed: int) -> Tensor:
     if n == len(points):
         return points
     return points[Draws([seed]).orders("transport points", 0, 1, len(points))[0, 0, :n]]
-
-
-def _checked(name: str, array: Array) -> Tensor:
-    tensor = (array if isinstance(array, Tensor) else torch.tensor(array)).detach().to("cpu", torch.float64)
-    if tensor.ndim != 2 or 0 in tensor.shape:
-        raise InputError(f"transport: {name} have shape {tuple(tensor.shape)}; give (count, d), at least one.")
-    if not bool(tensor.isfinite().all()):
-        raise InputError(f"transport: {name} hold NaN or infinities; mend what drew them.")
-    return tensor

@@ -94,7 +94,7 @@ def test_narrow_types_torch_and_read_only_arrays_are_taken() -> None:
         (np.zeros((4, 3)), np.zeros(4), r"reference have shape \(4,\)"),
         (np.zeros((4, 3)), np.zeros((4, 2)), r"3 classes, of the reference 2"),
         (np.full((4, 3), math.nan), np.zeros((4, 3)), r"samples hold NaN"),
-        (np.zeros((4, 3)), np.full((4, 3), math.inf), r"reference hold NaN or inf"),
+        (np.zeros((4, 3)), np.full((4, 3), math.inf), r"reference hold NaN, inf"),
     ],
 )
 def test_bad_logits_are_refused(metric: Any, samples: Array, reference: Array, message: str) -> None:

@@ -21,7 +21,7 @@ from harness.images import Affine, ImageSet
 from harness.metrics import features as features_module
 from harness.metrics.extractors import fitting
 from harness.metrics.features import Extractor, Features, default_extractor, extract, extractor, quantised
-from harness.metrics.parzen import ALONE, Processes
+from harness.metrics.points import ALONE, Processes
 
 LEVELS = np.arange(256, dtype=np.uint8)
 

@@ -15,7 +15,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 import harness.metrics.frechet as frechet_module
 from harness.errors import InputError
 from harness.metrics.frechet import Moments, fid, fid_infinity, frechet_distance, moments, reference
-from harness.metrics.parzen import Processes
+from harness.metrics.points import Processes
 
 Array = np.ndarray[Any, Any]
 Result = TypeVar("Result")
@@ -255,7 +255,7 @@ POINTS = correlated(28, 9, 2)
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        (POINTS[:1], r"fid: features have shape \(1, 2\); give two or more"),
+        (POINTS[:1], r"fid: features have shape \(1, 2\); give at least 2"),
         (POINTS[:, :0], r"fid: features have shape \(9, 0\)"),
         (POINTS.reshape(9, 1, 2), r"have shape \(9, 1, 2\)"),
         (np.where(POINTS[3, 1] == POINTS, math.nan, POINTS), r"hold NaN"),

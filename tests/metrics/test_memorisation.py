@@ -36,7 +36,9 @@ def test_one_pixel_apart_is_no_exact_copy() -> None:
     training = np.full((3, 12_288), 255, np.uint8)
     point = training[:2].copy()
     point[1, 7] -= 1
-    assert nearest(point, training).tolist() == [0, 1]
+    distances = nearest(point, training)
+    assert distances.tolist() == [0, 1]
+    assert memorisation(distances, FINE).exact_copies == 1
 
 
 def test_copies_of_training_images_are_counted_and_give_a_value_near_one() -> None:

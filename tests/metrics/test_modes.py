@@ -97,7 +97,7 @@ def test_torch_points_of_a_narrow_type_and_read_only_arrays_are_taken() -> None:
         (np.zeros((4, 2, 1, 1)), MEANS, 0.1, r"points have shape \(4, 2, 1, 1\)"),
         (np.zeros((4, 3)), MEANS, 0.1, r"points have 3 values each, means 2"),
         (np.full((4, 2), math.nan), MEANS, 0.1, r"points hold NaN"),
-        (np.zeros((4, 2)), np.full((3, 2), math.inf), 0.1, r"means hold NaN or inf"),
+        (np.zeros((4, 2)), np.full((3, 2), math.inf), 0.1, r"means hold NaN, inf"),
         (np.zeros((4, 2)), MEANS, 0.0, r"sigma is 0\.0"),
         (np.zeros((4, 2)), MEANS, math.nan, r"sigma is nan"),
     ],

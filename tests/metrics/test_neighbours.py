@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -108,6 +108,7 @@ def test_ties_and_copies_on_a_lattice_equal_the_definitions(
     scale=st.sampled_from([1e-40, 1.0, 1e30]),
     tile=st.sampled_from([3, 100]),
 )
+@example(seed=0, modes=1, spread=1e-12, offset=1e3, scale=1e30, tile=3)
 def test_modes_too_tight_for_the_products_equal_the_definitions(
     seed: int, modes: int, spread: float, offset: float, scale: float, tile: int
 ) -> None:
@@ -337,3 +338,13 @@ def test_a_cuda_device_agrees_with_the_cpu() -> None:
     on_cpu, on_cuda = (neighbourhoods(samples, manifold(reference.to(device))) for device in ("cpu", "cuda"))
     for name in ("precision", "recall", "density", "coverage"):
         assert getattr(on_cuda, name).value == pytest.approx(getattr(on_cpu, name).value, rel=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("d", [3, 500, 2048])
+def test_copies_lie_on_the_border_of_balls_on_a_cuda_device_too(d: int) -> None:
+    reference = features(36, 700, d, dtype=torch.float32).cuda()
+    result = neighbourhoods(reference.flip(0), manifold(reference))
+    assert (result.precision.value, result.recall.value, result.coverage.value) == (1, 1, 1)
+    assert result.density.value == pytest.approx(6 / 5, rel=1e-12)

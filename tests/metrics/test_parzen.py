@@ -308,7 +308,7 @@ POINT = np.zeros((1, 2))
         (np.empty((0, 2)), POINT, POINT, r"centres have shape \(0, 2\)"),
         (POINT, np.empty((0, 2)), POINT, r"validation have shape"),
         (POINT, POINT, np.zeros((3, 1, 2, 1)), r"test have shape \(3, 1, 2, 1\).*flattened"),
-        (POINT, POINT, np.zeros((1, 3)), r"test have 3 values a point, the centres 2"),
+        (POINT, POINT, np.zeros((1, 3)), r"test have 3 values a point, those compared with 2"),
         (NAN, POINT, POINT, r"centres hold NaN"),
         (POINT, NAN, POINT, r"validation hold NaN"),
         (POINT, POINT, np.full((1, 2), math.inf), r"test hold NaN"),

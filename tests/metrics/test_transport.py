@@ -178,7 +178,7 @@ def test_bytes_torch_and_read_only_arrays_are_taken(metric: Any) -> None:
         (np.zeros((4, 2)), np.zeros((4, 1, 2, 1)), r"reference have shape \(4, 1, 2, 1\)"),
         (np.zeros((4, 2)), np.zeros((4, 3)), r"points have 2 values each, the reference 3"),
         (np.full((4, 2), math.nan), np.zeros((4, 2)), r"points hold NaN"),
-        (np.zeros((4, 2)), np.full((4, 2), math.inf), r"reference hold NaN or inf"),
+        (np.zeros((4, 2)), np.full((4, 2), math.inf), r"reference hold NaN, inf"),
     ],
 )
 def test_bad_points_are_refused(metric: Any, points: Array, reference: Array, message: str) -> None:

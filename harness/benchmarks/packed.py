@@ -31,7 +31,7 @@ from harness.grid import load_grid
 from harness.plan import Plan, PlannedRun, data_folders, plan, stacks
 from harness.training.processes import Processes
 
-SIZES = (1, 2, 4, 8, 12, 18, 36, 64, 128, 256)
+SIZES = (1, 4, 12, 36, 64, 128, 256)
 MEMBERS = 36
 TOLERANCE = 0.03
 _DRAWN_AHEAD = 64  # steps whose random numbers the engine draws in one call: turns hold whole blocks of them
@@ -82,14 +82,14 @@ def bench(
 
     `grid`: a grid file or a shipped grid's name, each group of whose runs is timed by up to `members` of them; if not
     given, the demo's `mlp` at k = 1, both losses, as many seeds as make `members`. `turn_seconds`: about how long the
-    members take one after the other in a turn (5; 2 for a grid, which may have many groups). `rates` are measured if
+    members take one after the other in a turn (2.5; 2 for a grid, which may have many groups). `rates` are measured if
     not given.
     Errors: InputError or UnknownName for a bad grid, or one without two runs of one shape; DataMissing.
     """
     if data is not None and grid is None:
         raise InputError("--data is where a grid's data sets are: give --grid with it.")
     groups = _demo(members) if grid is None else _groups(grid, data)
-    turn_seconds = turn_seconds or (5.0 if grid is None else 2.0)
+    turn_seconds = turn_seconds or (2.5 if grid is None else 2.0)
     device = Processes().device
     with threads(cores()):
         precisions = sorted({group.runs[0].experiment.precision for group in groups})
@@ -225,7 +225,8 @@ def _take_turns(
     turns = [partial(_train, stacks_, iterations) for stacks_ in packs]
     times = max(8, iterations // 8)
     alone = [_products(stacks_[0], times) for stacks_ in packs]
-    sizes = [] if why_no_processes(device, cores()) else sorted({1, *_shared_sizes(len(chosen))})
+    # In processes: single runs, and stacks such that each process has one.
+    sizes = [] if why_no_processes(device, cores()) else sorted({1, -(-len(chosen) // cores())})
     with ExitStack() as started:
         ready = [started.enter_context(_processes(group, chosen, size)) for size in sizes]
         others = [partial(processes.train, iterations) for processes in ready]
@@ -242,11 +243,6 @@ def _take_turns(
         timing = timings[2 * len(packs) + number]
         ways.append(Way("eager", timing, size, processes=len(processes.connections)))
     return ways
-
-
-def _shared_sizes(members: int) -> list[int]:
-    """Stack sizes for processes that share the members: so that each has one stack, and so that each has two."""
-    return [-(-members // (stacks_ * cores())) for stacks_ in (1, 2)]
 
 
 def _stacks(

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from harness.errors import InputError
 from harness.metrics.estimate import Estimate
-from harness.metrics.neighbours import Array, checked_points, nearest_squared_distances
+from harness.metrics.neighbours import nearest_squared_distances
+from harness.metrics.points import Array, checked
 
 OVER_BOTH = "over samples and held-out images, the training set fixed, by DeLong's method"
 
@@ -44,8 +45,10 @@ def nearest(points: Array, training: Array) -> Tensor:
     so exact squares for whole numbers. Working memory as for `neighbours.neighbourhoods`.
     Errors: InputError for no points, widths that differ, NaN, infinite or huge values.
     """
-    targets = checked_points("training", training)
-    return nearest_squared_distances(checked_points("points", points, dimension=targets.shape[1]), targets).sqrt_()
+    targets = checked("memorisation: training", training)
+    return nearest_squared_distances(
+        checked("memorisation: points", points, dimension=targets.shape[1]), targets
+    ).sqrt_()
 
 
 def memorisation(sample_distances: Tensor, held_out_distances: Tensor) -> Memorisation:

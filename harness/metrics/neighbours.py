@@ -14,18 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from harness.errors import InputError
 from harness.metrics.estimate import Estimate
+from harness.metrics.points import Array, checked
 
-Array = Tensor | np.ndarray[Any, Any]
-
-POINTS_PER_TILE = 1024  # tiles of distances that stay near a core
+# On an idle machine half as many are as fast; on a busy one threads wait for each other at every operation.
+POINTS_PER_TILE = 2048
 VALUES_PER_BATCH = 2**16  # of pairs whose differences are summed together: these stay in a core's cache
 
 # Products give a point's nearest neighbours up to rounding; with so many in reserve they are seldom too close to tell.
@@ -33,7 +31,6 @@ SPARE_NEIGHBOURS = 3
 # Of a tile's pairs: where more stay open in float32, its float64 product is cheaper than their differences.
 LARGEST_OPEN_SHARE = 1e-3
 
-LARGEST_VALUE = 1e50
 FLOAT32_HOLDS = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.int16, torch.bool)
 LARGEST_FLOAT32 = torch.finfo(torch.float32).max
 LARGEST_FLOAT32_SQUARE = 1e36  # squared distances between such points still fit in float32
@@ -77,8 +74,8 @@ def manifold(features: Array, *, k: tuple[int, int] = (3, 5)) -> Manifold:
     """
     if min(k) < 1:
         raise InputError(f"k = {k}; a ball needs 1 neighbour or more.")
-    checked = checked_points("features", features, at_least=max(k) + 1)
-    return Manifold(checked, k, _squared_radii(checked, k).T.contiguous())
+    points = checked("neighbours: features", features, at_least=max(k) + 1)
+    return Manifold(points, k, _squared_radii(points, k).T.contiguous())
 
 
 def neighbourhoods(features: Array, reference: Manifold) -> Neighbourhoods:
@@ -91,7 +88,7 @@ def neighbourhoods(features: Array, reference: Manifold) -> Neighbourhoods:
     Errors: InputError for fewer than k + 1 samples, another width, NaN, infinite or huge values.
     """
     k_precision, k_density = reference.k
-    samples = checked_points("samples", features, at_least=k_precision + 1, dimension=reference.features.shape[1])
+    samples = checked("neighbours: samples", features, at_least=k_precision + 1, dimension=reference.features.shape[1])
     samples = samples.to(reference.features.device)
     sample_radii = _squared_radii(samples, [k_precision])[:, 0]
     precise, recalled, dense, covered = _memberships(samples, sample_radii, reference)
@@ -109,39 +106,17 @@ def nearest_squared_distances(points: Array, others: Array) -> Tensor:
     Working memory as for `neighbourhoods`. Errors: InputError for no points, another width, NaN, infinite or huge
     values.
     """
-    checked_others = checked_points("others", others)
-    checked = checked_points("points", points, dimension=checked_others.shape[1]).to(checked_others.device)
-    origin = _mean_point(checked_others)
-    left, right = _Cloud.of(checked, origin), _Cloud.of(checked_others, origin)
+    targets = checked("neighbours: others", others)
+    sources = checked("neighbours: points", points, dimension=targets.shape[1]).to(targets.device)
+    origin = _mean_point(targets)
+    left, right = _Cloud.of(sources, origin), _Cloud.of(targets, origin)
     dtype = _product_types(left, right)[0]
-    candidates = _Candidates.none(len(checked), min(1 + SPARE_NEIGHBOURS, len(checked_others)), left.squares, dtype)
-    for rows in _slices(len(checked)):
+    candidates = _Candidates.none(len(sources), min(1 + SPARE_NEIGHBOURS, len(targets)), left.squares, dtype)
+    for rows in _slices(len(sources)):
         block = left.block(rows, dtype)
-        for columns in _slices(len(checked_others)):
+        for columns in _slices(len(targets)):
             candidates.merge(rows, _lower_bounds(block, right.block(columns, dtype)), columns.start)
     return _settled(left, right, candidates, [0])[:, 0]
-
-
-def checked_points(name: str, array: Array, *, at_least: int = 1, dimension: int | None = None) -> Tensor:
-    """The array as a tensor (n, d), where it lies and in its own type; an InputError that names it if it is unfit."""
-    if not isinstance(array, Tensor):
-        native = np.asarray(array)
-        if native.dtype.kind not in "fiub":
-            raise InputError(f"{name} are of type {native.dtype}; give real numbers.")
-        array = torch.from_numpy(np.require(native, native.dtype.newbyteorder("="), ["C", "W"]))
-    if array.is_complex():
-        raise InputError(f"{name} are of type {array.dtype}; give real numbers.")
-    array = array.detach()
-    if array.ndim != 2 or 0 in array.shape:
-        raise InputError(f"{name} have shape {tuple(array.shape)}; give points flattened to (n, d).")
-    if len(array) < at_least:
-        raise InputError(f"{name} are {len(array)} points; give at least {at_least}, one more than k.")
-    if dimension is not None and array.shape[1] != dimension:
-        raise InputError(f"{name} have {array.shape[1]} values a point, the others {dimension}.")
-    extremes = torch.stack(torch.aminmax(array)).double()
-    if not bool((extremes.abs() <= LARGEST_VALUE).all()):
-        raise InputError(f"{name} hold NaN, infinite or huge values (over {LARGEST_VALUE:g}); mend them.")
-    return array
 
 
 @dataclass(frozen=True)
@@ -326,9 +301,13 @@ def _squared_distances(left: _Cloud, i: Tensor, right: _Cloud, j: Tensor) -> Ten
     """
     size = max(1, VALUES_PER_BATCH // left.points.shape[1])
     padding = i.new_zeros(-len(i) % size)
-    batches = zip(torch.cat([i, padding]).view(-1, size), torch.cat([j, padding]).view(-1, size), strict=True)
-    parts = [left.points[some].double().sub_(right.points[others]).square_().sum(1) for some, others in batches]
-    return torch.cat([left.squares[:0], *parts])[: len(i)]
+    i_padded, j_padded = torch.cat([i, padding]), torch.cat([j, padding])
+    distances = left.squares.new_empty(len(i_padded))
+    for start in range(0, len(distances), size):
+        batch = slice(start, start + size)
+        differences = left.points[i_padded[batch]].double().sub_(right.points[j_padded[batch]])
+        torch.sum(differences.square_(), dim=1, out=distances[batch])
+    return distances[: len(i)]
 
 
 def _rounded(values: Tensor, dtype: torch.dtype, towards: float) -> Tensor:

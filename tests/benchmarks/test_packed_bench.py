@@ -53,9 +53,7 @@ def test_groups_are_combined_by_the_time_that_their_iterations_take() -> None:
     assert rates == {1: 400 / 40, 2: 400 / 15, 4: pytest.approx(400 / 12)}
 
 
-@pytest.mark.parametrize(
-    ("members", "sizes"), [(2, [1, 2]), (3, [1, 2, 3]), (13, [1, 2, 4, 7, 13]), (36, [1, 2, 4, 8, 12, 18, 36])]
-)
+@pytest.mark.parametrize(("members", "sizes"), [(2, [1, 2]), (3, [1, 3]), (13, [1, 4, 7, 13]), (36, [1, 4, 12, 36])])
 def test_sizes_are_those_of_even_stacks_up_to_all_members(members: int, sizes: list[int]) -> None:
     assert sizes_up_to(members) == sizes
 
@@ -84,13 +82,13 @@ def test_every_way_of_training_is_timed(rates: Rates) -> None:
     assert torch.get_num_threads() == before
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
     (group,) = figures["groups"]
-    assert [way["stack_size"] for way in group["ways"] if way["processes"] == 1] == [1, 2, 3]
+    assert [way["stack_size"] for way in group["ways"] if way["processes"] == 1] == [1, 3]
     assert group["left_out"] or {"one after the other, in processes", "packed, in processes"} <= {
         way["way"] for way in group["ways"]
     }
     assert min(way["iterations_per_second"]["lowest"] for way in group["ways"]) > 0
     assert len(group["ratios"]) == 2 and min(group["ratios"]) > 0
-    assert figures["stack_size"] in (1, 2, 3)
+    assert figures["stack_size"] in (1, 3)
 
 
 def test_a_grid_is_measured_by_groups_of_one_shape(

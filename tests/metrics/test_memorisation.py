@@ -127,7 +127,7 @@ def test_bad_distances_are_refused_by_name(samples: torch.Tensor, held_out: torc
     ("points", "training", "message"),
     [
         (np.zeros((2, 3)), np.zeros((0, 3)), r"training have shape \(0, 3\)"),
-        (np.zeros((2, 3)), np.zeros((4, 2)), "points have 3 values a point, the others 2"),
+        (np.zeros((2, 3)), np.zeros((4, 2)), "points have 3 values a point, those compared with 2"),
         (np.full((2, 3), np.nan), np.zeros((4, 3)), "points hold NaN"),
     ],
 )

@@ -308,11 +308,11 @@ GOOD = torch.arange(20.0).view(10, 2)
 @pytest.mark.parametrize(
     ("samples", "reference", "message"),
     [
-        (GOOD[:3], GOOD, "samples are 3 points; give at least 4"),
-        (GOOD, GOOD[:5], "features are 5 points; give at least 6"),
+        (GOOD[:3], GOOD, r"samples have shape \(3, 2\); give at least 4"),
+        (GOOD, GOOD[:5], r"features have shape \(5, 2\); give at least 6"),
         (GOOD[:0], GOOD, r"samples have shape \(0, 2\)"),
         (GOOD, GOOD[None], r"features have shape \(1, 10, 2\)"),
-        (GOOD[:, :1], GOOD, "samples have 1 values a point, the others 2"),
+        (GOOD[:, :1], GOOD, "samples have 1 values a point, those compared with 2"),
         (GOOD * math.nan, GOOD, "samples hold NaN"),
         (GOOD, GOOD + math.inf, "features hold NaN, infinite"),
         (GOOD, GOOD.double() * 1e60, "features hold NaN, infinite or huge"),

@@ -19,7 +19,6 @@ from harness.training.optimizers import OTHERS, STACKABLE
 
 NAMES: dict[str, Sequence[str]] = {
     "datasets": sorted(images.SOURCES),
-    "extractors": sorted(features.EXTRACTORS),
     "grids": sorted(shipped_grids()),
     "losses": sorted(LOSSES),
     "methods": sorted(METHODS),
@@ -31,7 +30,7 @@ NAMES: dict[str, Sequence[str]] = {
 
 def names(kind: str) -> Sequence[str]:
     """The names that a grid file may use for a kind of thing."""
-    return NAMES[kind]
+    return sorted(features.names()) if kind == "extractors" else NAMES[kind]
 
 
 def render_plan(planned: Plan, form: str) -> str:

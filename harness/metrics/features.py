@@ -11,24 +11,24 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from harness.errors import InputError, UnknownName
 from harness.images import ImageSet, OnDemandImages
-from harness.metrics.extractors import classifier
-from harness.metrics.extractors.classifier import Classifier
-from harness.metrics.extractors.pretrained import NAMES, pretrained, resize
+from harness.metrics.extractors import SHIPPED, SUFFIX, WEIGHTS
 from harness.metrics.points import ALONE, Processes
 
-Images = NDArray[Any] | OnDemandImages | Tensor
+if TYPE_CHECKING:  # torch-fidelity takes seconds to import: only what uses an extractor waits for it
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-EXTRACTORS: tuple[str, ...] = (*classifier.SHIPPED, *NAMES)
+    from harness.metrics.extractors.classifier import Classifier
+
+Images = NDArray[Any] | OnDemandImages | Tensor
 
 CLASSIFIER_BLOCK = 500
 PRETRAINED_BLOCK = 50
@@ -99,6 +99,13 @@ def quantised(images: NDArray[Any]) -> NDArray[np.uint8]:
     return np.rint(images * np.float32(255)).astype(np.uint8)
 
 
+def names() -> list[str]:
+    """The extractors that have names: classifiers that ship, and those that torch-fidelity knows."""
+    from harness.metrics.extractors.pretrained import NAMES
+
+    return [*SHIPPED, *NAMES]
+
+
 def extractor(
     name: str,
     *,
@@ -108,7 +115,7 @@ def extractor(
     trust_code: bool = False,
     device: torch.device | str = "cpu",
 ) -> Extractor:
-    """The extractor of a name: one of EXTRACTORS, or a .safetensors file with a fitted classifier.
+    """The extractor of a name: one of `names`, or a .safetensors file with a fitted classifier.
 
     `folders`, `weights`, `sha256` and `trust_code` are as for `pretrained`; a classifier takes none of them but
     `sha256`, which its file must then have.
@@ -116,7 +123,7 @@ def extractor(
     Errors: UnknownName; InputError, as for `pretrained` and `classifier.read`.
     """
     place = torch.device(device)
-    if name in NAMES:
+    if name not in SHIPPED and Path(name).suffix != SUFFIX:
         return _pretrained(name, folders, weights, sha256, trust_code, place)
     if weights is not None:
         raise InputError(f"the extractor {name!r} has weights of its own and takes no other; leave {weights} out.")
@@ -127,8 +134,8 @@ def extractor(
         name=network.name,
         sha256=network.sha256,
         resize="none",
-        layers=(classifier.FEATURES, classifier.LOGITS),
-        widths=(int(classifier.FEATURES), network.record.classes),
+        layers=tuple(network.features_list),
+        widths=network.widths,
         shape=network.record.shape,
         network=network.to(place),
         device=place,
@@ -143,6 +150,10 @@ def _pretrained(
     trust_code: bool,
     device: torch.device,
 ) -> Extractor:
+    from harness.metrics.extractors.pretrained import NAMES, pretrained, resize
+
+    if name not in NAMES:
+        raise UnknownName("extractor", name, [*names(), f"a {SUFFIX} file of `harness extractor fit`"])
     loaded = pretrained(name, folders=folders, weights=weights, sha256=sha256, trust_code=trust_code)
     return Extractor(
         name=name if loaded.is_known else f"{name}@{loaded.sha256[:8]}",
@@ -158,13 +169,12 @@ def _pretrained(
 
 def _classifier(name: str) -> Classifier:
     """A shipped classifier by its name, or one in a file, whose name then tells its hash."""
-    layers = (classifier.FEATURES, classifier.LOGITS)
-    if name in classifier.SHIPPED:
+    from harness.metrics.extractors.classifier import FEATURES, LOGITS, Classifier
+
+    layers = (FEATURES, LOGITS)
+    if name in SHIPPED:
         return Classifier(name, layers)
     path = Path(name)
-    if path.suffix != classifier.SUFFIX:
-        known = [*EXTRACTORS, f"a {classifier.SUFFIX} file of `harness extractor fit`"]
-        raise UnknownName("extractor", name, known)
     network = Classifier(path.stem, layers, str(path))
     network.name = f"{path.stem}@{network.sha256[:8]}"
     return network
@@ -184,9 +194,11 @@ def default_extractor(data: ImageSet) -> str:
         f"fit one with `harness extractor fit --dataset {data.name} -o classifier.safetensors` and name that file as "
         "the extractor"
     )
-    if name not in classifier.SHIPPED:
+    if name not in SHIPPED:
         raise InputError(f"no classifier of data set {data.name!r} ships with the package; {way_out}.")
-    _, record, _ = classifier.read(classifier.WEIGHTS / f"{name}{classifier.SUFFIX}")
+    from harness.metrics.extractors import classifier
+
+    _, record, _ = classifier.read(WEIGHTS / f"{name}{SUFFIX}")
     if (record.content_hash, record.shape) != (data.content_hash, data.shape):
         raise InputError(f"{name} was fitted on other content than this data set {data.name!r} has; {way_out}.")
     return name

@@ -22,7 +22,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from harness import images
 from harness.errors import InputError
 from harness.images import Affine, ImageSet, Split
-from harness.metrics.extractors import classifier, fitting
+from harness.metrics.extractors import SHIPPED, WEIGHTS, classifier, fitting
 from harness.metrics.extractors.classifier import Classifier, Network
 from harness.metrics.features import quantised
 
@@ -36,7 +36,7 @@ MEGABYTE = 1_000_000
 
 
 def assert_is_as_its_record_says(name: str, data: ImageSet, *, least: float) -> None:
-    network, record, _ = classifier.read(classifier.WEIGHTS / f"{name}.safetensors")
+    network, record, _ = classifier.read(WEIGHTS / f"{name}.safetensors")
     assert (record.dataset, record.shape, record.classes) == (data.name, data.shape, data.classes)
     assert record.content_hash == data.content_hash
     assert fitting.accuracy(network.eval(), data.test) == record.test_accuracy >= least
@@ -52,9 +52,9 @@ def test_the_mnist_classifier_is_as_its_record_says() -> None:
     assert_is_as_its_record_says("classifier-mnist", images.load("mnist", [DATA]), least=0.992)
 
 
-@pytest.mark.parametrize("name", classifier.SHIPPED)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_weights_are_small_and_agree_with_the_record_beside_them(name: str) -> None:
-    file = classifier.WEIGHTS / f"{name}.safetensors"
+    file = WEIGHTS / f"{name}.safetensors"
     _, record, sha256 = classifier.read(file)
     beside = json.loads(file.with_suffix(".json").read_text())
     assert beside == json.loads(json.dumps({"sha256": sha256, **asdict(record)}))

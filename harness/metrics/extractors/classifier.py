@@ -23,11 +23,9 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
 from harness.errors import InputError
+from harness.metrics.extractors import SHIPPED, SUFFIX, WEIGHTS
 from harness.runs import write_bytes, write_json
 
-WEIGHTS = Path(__file__).parent / "weights"
-SUFFIX = ".safetensors"
-SHIPPED = ("classifier-digits", "classifier-mnist")
 """The names of the classifiers whose weights ship with the package."""
 
 FEATURES, LOGITS = "64", "logits"  # torch-fidelity's names of the two layers
@@ -120,6 +118,7 @@ class Classifier(FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity 
             raise InputError(f"{name} computes in float32, not {feature_extractor_internal_dtype}; leave the type out.")
         path = Path(feature_extractor_weights_path or WEIGHTS / f"{name}{SUFFIX}")
         self.network, self.record, self.sha256 = read(path)
+        self.widths = tuple(int(FEATURES) if layer == FEATURES else self.record.classes for layer in features_list)
         self.requires_grad_(False)
         self.eval()
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 from harness import images
 from harness.errors import InputError
 from harness.images import ImageSet, Split
-from harness.metrics.extractors import classifier
+from harness.metrics.extractors import SUFFIX, classifier
 from harness.metrics.extractors.classifier import Network, Record
 from harness.metrics.features import quantised
 
@@ -57,8 +57,8 @@ def fit_to_file(
     Errors: InputError for an output of another kind, before anything is computed; those of `harness.images.load`,
     `fit` and `write`.
     """
-    if output.suffix != classifier.SUFFIX or output.is_dir():
-        raise InputError(f"the weights are written to a {classifier.SUFFIX} file, not to {output}; give such a name.")
+    if output.suffix != SUFFIX or output.is_dir():
+        raise InputError(f"the weights are written to a {SUFFIX} file, not to {output}; give such a name.")
     fitted = fit(images.load(dataset, folders), steps=steps, seed=seed, progress=progress)
     write(fitted, output)
     return fitted.record
@@ -190,6 +190,6 @@ def _unit(batch: Tensor) -> Tensor:
 
 def _command(dataset: str, steps: int, seed: int) -> str:
     """The command that makes the file again."""
-    file = f"classifier-{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}{classifier.SUFFIX}"
+    file = f"classifier-{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}{SUFFIX}"
     command = ["harness", "extractor", "fit", "--dataset", dataset, "--steps", str(steps), "--seed", str(seed)]
     return shlex.join([*command, "-o", file])

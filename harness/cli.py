@@ -228,12 +228,12 @@ def evaluate(
         raise click.UsageError("--samples FILE and --dataset NAME go together.")
     from harness.commands import evaluate as command
 
-    sys.path.append(os.getcwd())  # so that a user's model in this folder is found
     wanted = command.options(trust_code=trust_code, **options)
     if samples is not None and dataset is not None:
         record = command.evaluate_file(samples, dataset, wanted, latent=latent, trust_code=trust_code)
         say(command.render_record(record, form))
     elif path is not None:
+        sys.path.append(os.getcwd())  # so that a user's model in this folder is found
         say(command.evaluate_path(path, wanted, form))
 
 

@@ -213,9 +213,11 @@ def _of_generator(
     generator = _Generator.load(path)
     count = LARGEST_DEFAULT if n is None else n
     blocks = []
-    for first in range(0, count, generator.batch):
-        images = generator(_latents(generator, latent, first, seed))
-        blocks.append(_checked(images, data, where=f"what {path} generates"))
+    with torch.random.fork_rng():  # a program may draw numbers of its own
+        torch.manual_seed(seed)
+        for first in range(0, count, generator.batch):
+            images = generator(_latents(generator, latent, first, seed))
+            blocks.append(_checked(images, data, where=f"what {path} generates"))
     return ForeignSamples(np.concatenate(blocks)[:count], f"{path}, {latent} latents, seed {seed}")
 
 

@@ -20,6 +20,7 @@ from harness.methods import method
 from harness.models import ImageStatistics
 from harness.plan import PlannedRun, stacks
 from harness.runs import RunFolder
+from harness.singly import one_thread
 from harness.training import checkpoint
 from harness.training.loop import Method, State
 from harness.training.processes import Processes
@@ -81,9 +82,10 @@ class Sampler:
         A member's are the same, within rounding, whatever the others are.
         """
         images = np.empty((len(self.members), n, *self.members[0].planned.image_shape), np.float32)
-        for first in range(0, n, _BLOCK):
-            block = self.method.sample(self.state, _BLOCK, purpose=purpose, first=first)[:, : n - first]
-            images[:, first : first + _BLOCK] = block.float().cpu().numpy()
+        with one_thread():  # samples are rounded to grey levels, where the last bit of a float32 can decide
+            for first in range(0, n, _BLOCK):
+                block = self.method.sample(self.state, _BLOCK, purpose=purpose, first=first)[:, : n - first]
+                images[:, first : first + _BLOCK] = block.float().cpu().numpy()
         return images
 
 

@@ -248,13 +248,19 @@ def _notes(runs: pd.DataFrame, keys: list[str], *, controls: bool) -> list[str]:
     if keys:
         notes.append(
             "Values: mean ± standard error over seeds (std / sqrt(runs); absent for a single run). "
-            "sampling: mean of the runs' own standard errors, over test examples; retraining is no part of it. "
+            "sampling: mean of the runs' own standard errors, over what each metric's line says (test images for "
+            "parzen); retraining is no part of it. "
             "In a key, n is the number of generated samples."
         )
     notes.append(
         f"runs: those in the mean, complete and evaluated. failures: failed or diverged. All {len(runs)}: {statuses}."
     )
-    reasons = [complete[column] for column in complete.columns if column[1] == "reason"]
+    measured = {key.partition("[")[0] for key in keys}
+    reasons = [
+        complete[column]
+        for column in complete.columns
+        if column[1] == "reason" and (column[0].partition("[")[0] in measured or _never_measured(complete, column[0]))
+    ]
     if reasons and (texts := pd.concat(reasons).dropna().unique()).size:
         notes.append(f"unevaluated: {'; '.join(texts)}.")
     if controls:
@@ -262,6 +268,15 @@ def _notes(runs: pd.DataFrame, keys: list[str], *, controls: bool) -> list[str]:
     raised = [flag for flag in FLAGS for key in keys if flag in complete[key] and _raised(complete[key][flag])]
     notes += [f"*: in at least one run, {FLAGS[flag]}." for flag in dict.fromkeys(raised)]
     return notes
+
+
+def _never_measured(runs: pd.DataFrame, key: str) -> bool:
+    """Whether no key of the metric has a value in any run, so that its reason is all there is to tell."""
+    name = key.partition("[")[0]
+    return not any(
+        column[1] == "value" and column[0].partition("[")[0] == name and runs[column].notna().any()
+        for column in runs.columns
+    )
 
 
 def _raised(flags: pd.Series) -> int:

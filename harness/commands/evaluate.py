@@ -24,6 +24,7 @@ from harness.images import ImageSet
 from harness.plan import data_folders
 from harness.runs import GridFolder, RunFolder
 from harness.training.processes import Processes
+from harness.training.threads import set_threads
 from harness.watching import progress_bar
 
 _log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def options(
     data: Path | None = None,
 ) -> Options:
     """The command line's words as options; what is not given is left to the grid, then to the defaults."""
-    names = tuple(name for text in metrics for name in text.split(",") if name)
+    names = tuple(name for text in metrics for name in map(str.strip, text.split(",")) if name)
     settings = {"metrics": names or None, "samples": samples_count, "reference": reference, "extractor": extractor}
     settings |= {"select": select, "select_by": select_by}
     recipe = {"weights": weights, "weights_sha256": weights_sha256, "trust_code": trust_code}
@@ -99,6 +100,7 @@ def evaluate_file(samples: str, dataset: str, options: Options, *, latent: str, 
 def evaluate_path(path: Path, options: Options, form: str) -> str:
     """Evaluate a run, or the finished runs of grids, and give what to print."""
     processes = Processes()
+    set_threads(processes, None)
     try:
         if (path / "experiment.json").exists():
             run = runs.find_run(path)
@@ -116,16 +118,32 @@ def evaluate_companions(path: Path, options: Options) -> None:
     processes = Processes()
     try:
         for grid in runs.find_grids(path):
-            request, sets = _prepared(grid, processes, options)
+            request, sets = _prepared(grid, processes, options, like=_evaluated(grid))
             names = foreign.COMPANIONS
             evaluation.evaluate_companions(grid, list(sets.values()), request, processes, names=names)
     finally:
         processes.close()
 
 
-def _prepared(grid: GridFolder, processes: Processes, options: Options) -> tuple[Request, dict[str, References]]:
-    """What is asked of a grid, and what its samples are compared with, by the data's content hash."""
-    request = options.request(grid.manifest["evaluation"])
+def _evaluated(grid: GridFolder) -> dict[str, Any]:
+    """The settings under which a grid's runs were evaluated, as far as the first record tells them."""
+    record = next((record for run in grid.runs() if (record := run.evaluation()) is not None), None)
+    if record is None:
+        return {}
+    recipe = record["recipe"]
+    named = {"extractor": recipe["extractor"]} if "@" not in (recipe["extractor"] or "@") else {}
+    found = {"metrics": list(record["asked"]), "samples": record["samples"]["count"]}
+    return {**found, "reference": recipe["reference"], **named}
+
+
+def _prepared(
+    grid: GridFolder, processes: Processes, options: Options, *, like: Mapping[str, Any] | None = None
+) -> tuple[Request, dict[str, References]]:
+    """What is asked of a grid, and what its samples are compared with, by the data's content hash.
+
+    `like`: settings in the place of the grid file's.
+    """
+    request = options.request({**grid.manifest["evaluation"], **(like or {})})
     data = evaluation.grid_data(grid, data_folders(options.data))
     return request, {content: options.references(one, request.recipe, processes) for content, one in data.items()}
 
@@ -139,7 +157,8 @@ def _evaluate_run(run: RunFolder, grid: GridFolder, processes: Processes, option
 
 
 def _evaluate_grid(grid: GridFolder, processes: Processes, options: Options) -> None:
-    finished = [run for run, status in zip(grid.runs(), grid.statuses().values(), strict=True) if status == "complete"]
+    statuses = processes.from_main(grid.statuses() if processes.is_main else None)
+    finished = [grid.run(run_id) for run_id, status in statuses.items() if status == "complete"]
     if not finished:
         raise InputError(f"{grid.path} has no complete run to evaluate; `harness status {grid.path}` says why.")
     request, sets = _prepared(grid, processes, options)
@@ -161,4 +180,6 @@ def render_record(record: Mapping[str, Any], form: str) -> str:
     if form == "json":
         return json.dumps(record, indent=2)
     rows = pd.DataFrame([{"metric": key, **values} for key, values in record["metrics"].items()])
-    return format_frame(rows if form == "csv" else rows.map(show), form)
+    shown = rows if form == "csv" else rows.map(show)
+    shown.attrs["groups"] = list(range(len(shown.columns)))  # the metric's key begins every block
+    return format_frame(shown, form)

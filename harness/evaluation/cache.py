@@ -64,9 +64,9 @@ class Cache:
         return self.folder / f"{decisions['what']}-{name}.safetensors"
 
     def _read(self, path: Path, decisions: Decisions) -> Tensors | None:
-        if not path.exists():
-            return None
         try:
+            if not path.exists():
+                return None
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not iterable itself

@@ -29,7 +29,7 @@ def evaluate_companions(
         for companion in names:
             name = companion if len(sets) == 1 else f"{companion} {data.name}"
             before = known.get(name)
-            if before is not None and before["samples"].get("requested") != request.samples:
+            if before is not None and before.get("samples", {}).get("requested") != request.samples:
                 before = None
             if wanted := lacking(before, words):
                 samples = foreign.companion(companion, data, request.samples)

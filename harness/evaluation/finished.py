@@ -13,7 +13,7 @@ import torch
 
 from harness import images, sampling
 from harness.errors import InputError
-from harness.evaluation.measures import METRICS, asked
+from harness.evaluation.measures import METRICS, asked, metric
 from harness.evaluation.records import Record, evaluate_members, joined, lacking
 from harness.evaluation.references import References
 from harness.evaluation.request import Request
@@ -45,6 +45,9 @@ def evaluate_runs(
     as soon as it is known; runs of one shape are sampled together. All processes must ask for the same runs in the same
     order. They share the first group, which fills the references, and then each takes groups of its own.
     """
+    if any(metric(name).of_features for name in (*request.metrics, request.chooser)):
+        for references in sets.values():
+            references.agree()
     # The main process decides for all, since it alone writes the files that the others would look at.
     known = processes.from_main([_known(run, sets, request) for run in runs] if processes.is_main else None)
     pending = []
@@ -96,13 +99,13 @@ def _known(run: RunFolder, sets: Mapping[str, References], request: Request) -> 
     if record is None or references is None:
         return None
     words = asked(request.metrics, request.samples, references)
-    return record if _of_these_samples(run, record, request) and not lacking(record, words) else None
+    return record if _of_these_samples(run, record, request, references) and not lacking(record, words) else None
 
 
-def _of_these_samples(run: RunFolder, record: Record, request: Request) -> bool:
+def _of_these_samples(run: RunFolder, record: Record, request: Request, references: References) -> bool:
     """Whether a record's samples are those that are asked for: of the snapshot that the rule picks, unchanged."""
-    stated = record["samples"]
-    if stated.get("selection") != request.selection or stated["count"] != request.samples:
+    stated = record.get("samples", {})
+    if stated.get("selection") != request.selection(references) or stated.get("count") != request.samples:
         return False
     path = run.snapshots / stated.get("snapshot", "")
     newest = max((file.name for file in run.snapshots.glob("*.safetensors")), default="")
@@ -130,7 +133,7 @@ def _evaluate_together(
             yield member.folder, found
         else:
             chosen.append(found)
-    known = processes.from_main([_record_to_keep(one.finished.folder, request) for one in chosen])
+    known = processes.from_main([_record_to_keep(one, request, references) for one in chosen])
     words = asked(request.metrics, request.samples, references)
     metrics = tuple(name for name in words if any(name in lacking(record, words) for record in known))
     selections = {one.finished.folder: (one.selection, record) for one, record in zip(chosen, known, strict=True)}
@@ -143,7 +146,7 @@ def _evaluate_together(
         record = joined(kept, record)
         record["selection"] = selection
         record["samples"] |= {
-            "selection": request.selection,
+            "selection": request.selection(references),
             "iteration": member.iteration,
             "snapshot": member.snapshot.name,
             "snapshot_sha256": _sha256(member.snapshot),
@@ -152,14 +155,19 @@ def _evaluate_together(
             "packed": len(sampler.members),
         }
         if processes.is_main:
-            member.folder.write("evaluation.json", record)
+            try:
+                member.folder.write("evaluation.json", record)
+            except OSError as error:
+                raise InputError(f"cannot write to {member.folder.path}: {error.strerror}.") from None
         yield member.folder, record
 
 
-def _record_to_keep(run: RunFolder, request: Request) -> Record | None:
-    """A run's record of the samples that are asked for, to which metrics may be added."""
-    record = run.evaluation()
-    return record if record is not None and _of_these_samples(run, record, request) else None
+def _record_to_keep(one: Chosen, request: Request, references: References) -> Record | None:
+    """A run's record of the snapshot that was chosen, to which metrics may be added."""
+    record = one.finished.folder.evaluation()
+    if record is None or not _of_these_samples(one.finished.folder, record, request, references):
+        return None
+    return record if record["samples"]["snapshot"] == one.finished.snapshot.name else None
 
 
 def _choose(

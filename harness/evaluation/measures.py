@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -125,6 +125,7 @@ def parzen(subject: Subject) -> list[Records]:
     return [
         {
             f"parzen[{split},n={result.centres},sigma={name}]": asdict(getattr(result, name))
+            | {"error": f"over {split} images, the samples fixed"}
             | {count: getattr(result, count) for count in ("centres", "validation", "test", "dimension")}
             for name in ("grid", "refined")
         }
@@ -172,11 +173,9 @@ def kid(subject: Subject) -> list[Records]:
 
 def inception_score(subject: Subject) -> list[Records]:
     """Inception score on the extractor's classes, at 1 and at 10 splits."""
+    keys = {splits: subject.key("isc", f"splits={splits}", split="") for splits in (1, 10)}
     return [
-        {
-            subject.key("isc", f"splits={splits}", split=""): asdict(isc.inception_score(own, splits=splits))
-            for splits in (1, 10)
-        }
+        {key: _value(partial(isc.inception_score, own, splits=splits)) for splits, key in keys.items()}
         for own in subject.logits
     ]
 
@@ -199,8 +198,8 @@ def class_coverage(subject: Subject) -> list[Records]:
     assert reference is not None  # the samples have class scores, so the reference has
     return [
         {
-            subject.key("class-coverage"): asdict(classes.class_coverage(own, reference)),
-            subject.key("class-divergence"): asdict(classes.class_divergence(own, reference)),
+            subject.key("class-coverage"): _value(partial(classes.class_coverage, own, reference)),
+            subject.key("class-divergence"): _value(partial(classes.class_divergence, own, reference)),
         }
         for own in logits
     ]
@@ -209,6 +208,8 @@ def class_coverage(subject: Subject) -> list[Records]:
 def memorisation(subject: Subject) -> list[Records]:
     """How near samples lie to training images, against how near held-out images do; and exact copies."""
     references = subject.references
+    if references.data.affine is not None:
+        raise InputError(f"memorisation compares images, and {references.data.name} holds points; leave it out.")
     held_out = references.held_out_distances
     against = "validation" if references.recipe.reference == "validation" else "test"
     key = f"[pixels,{against},n={subject.n}]"
@@ -253,6 +254,14 @@ def wasserstein(subject: Subject) -> list[Records]:
     n = min(subject.matched, _EXACT_POINTS)
     key = f"wasserstein[{_units(references.data)},{references.recipe.reference},n={n}]"
     return [{key: asdict(transport.wasserstein_1(own, reference, limit=_EXACT_POINTS))} for own in subject.points]
+
+
+def _value(estimate: Callable[[], Estimate]) -> dict[str, Any]:
+    """One of several values of a metric, or the reason why this one cannot be had while the others can."""
+    try:
+        return asdict(estimate())
+    except InputError as error:
+        return {"value": None, "standard_error": None, "reason": str(error)}
 
 
 def _units(data: ImageSet) -> str:

@@ -50,4 +50,10 @@ def joined(known: Mapping[str, Any] | None, new: Record) -> Record:
     """A record of the same samples with the metrics of both; where both hold a key, the new one's."""
     if known is None:
         return new
-    return {**new, "metrics": {**known["metrics"], **new["metrics"]}, "asked": {**known["asked"], **new["asked"]}}
+    again = tuple(new["asked"])
+    kept = {  # what had no value when it was measured last goes when it is measured again
+        key: found
+        for key, found in known["metrics"].items()
+        if found["value"] is not None or key.partition("[")[0] not in again
+    }
+    return {**new, "metrics": {**kept, **new["metrics"]}, "asked": {**known["asked"], **new["asked"]}}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.errors import InputError
 from harness.evaluation.cache import Cache, Decisions, Tensors
-from harness.images import ImageSet, Split, unit
+from harness.images import ImageSet, OnDemandImages, Split
 from harness.metrics import features, frechet, memorisation, neighbours
 from harness.metrics.features import Extractor, Features
 from harness.metrics.points import Processes as Shares
@@ -59,11 +59,15 @@ class References:
         self.processes = processes
         self.cache = cache
         self.folders = folders
+        self._manifolds: dict[int, neighbours.Manifold] = {}
 
     def alone(self, processes: Processes) -> References:
         """The same, what is known already included, for one process that asks alone."""
         same = copy.copy(self)
         same.processes = processes
+        same._manifolds = dict(self._manifolds)
+        if "validation" in same.__dict__:
+            same.__dict__["validation"] = self.validation.alone(processes)
         return same
 
     @cached_property
@@ -102,9 +106,10 @@ class References:
 
     @cached_property
     def _extractor(self) -> Extractor | InputError:
-        """Looked for once: a missing file may have cost an attempt to download it."""
+        """Looked for once: a missing file may have cost an attempt to download it. What one process lacks all lack."""
+        found: Extractor | InputError
         try:
-            return features.extractor(
+            found = features.extractor(
                 self.recipe.extractor or features.default_extractor(self.data),
                 folders=self.folders,
                 weights=self.recipe.weights,
@@ -113,20 +118,29 @@ class References:
                 device=self.processes.device,
             )
         except InputError as error:
-            return error
+            found = error
+        if self.processes.any(isinstance(found, InputError)) and not isinstance(found, InputError):
+            return InputError("a process of this job cannot have the extractor; put its weights on all machines.")
+        return found
+
+    def agree(self) -> None:
+        """Look for the extractor on all processes together, before one of them asks for it alone."""
+        _ = self._extractor
 
     @property
     def extractor_name(self) -> str:
-        """The extractor's name, hash of its weights included; "none" where it cannot be had."""
+        """The extractor's name, hash of its weights included; or what was asked for and cannot be had."""
         found = self._extractor
-        return "none" if isinstance(found, InputError) else f"{found.name} {found.sha256}"
+        if isinstance(found, InputError):
+            return f"none for {self.recipe.extractor or 'default'}"
+        return f"{found.name} {found.sha256}"
 
     @cached_property
     def features(self) -> Features:
         """Features and class scores of all images of the split: (n, d) float32 and (n, classes)."""
 
         def compute() -> dict[str, Tensor]:
-            made = self.extract(self.images(np.arange(len(self.split))))
+            made = self.extract(self.split.images)
             return {"features": made.features} | ({} if made.logits is None else {"logits": made.logits})
 
         found = self._cached(self._decisions("features"), compute)
@@ -157,10 +171,6 @@ class References:
         return self._manifolds[n]
 
     @cached_property
-    def _manifolds(self) -> dict[int, neighbours.Manifold]:
-        return {}
-
-    @cached_property
     def held_out_distances(self) -> Tensor:
         """How far held-out images (the test's, or the validation's when choosing) lie from the training images."""
         held_out = "validation" if self.recipe.reference == "validation" else "test"
@@ -168,7 +178,7 @@ class References:
 
         def compute() -> dict[str, Tensor]:
             images = getattr(self.data, held_out).images[np.arange(len(getattr(self.data, held_out)))]
-            return {"distances": self.nearest_training(features.quantised(unit(images)))}
+            return {"distances": self.nearest_training(features.quantised(images))}
 
         return self._cached(decisions, compute)["distances"]
 
@@ -185,18 +195,14 @@ class References:
     def _training_points(self) -> Tensor:
         train = self.data.train
         blocks = np.array_split(np.arange(len(train)), max(1, len(train) // _BLOCK))
-        pixels = np.concatenate([features.quantised(unit(train.images[block])) for block in blocks])
+        pixels = np.concatenate([features.quantised(train.images[block]) for block in blocks])
         return torch.from_numpy(pixels).flatten(1).to(self.processes.device)
 
-    def extract(self, images: NDArray[np.uint8]) -> Features:
+    def extract(self, images: NDArray[Any] | OnDemandImages) -> Features:
         """Features of images (..., n, c, h, w) on the device, the same bits on each process."""
         made = features.extract(self.extractor, images, processes=self.shares)
         place = self.processes.device
         return Features(made.features.to(place), None if made.logits is None else made.logits.to(place))
-
-    def images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Images of the split as metrics see them: uint8 (n, c, h, w)."""
-        return features.quantised(unit(self.split.images[rows]))
 
     def subset(self, n: int) -> NDArray[np.int64]:
         """n places in the split, without replacement, in order; all of them where n is their number."""

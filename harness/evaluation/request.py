@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import InputError
-from harness.evaluation.measures import METRICS, metric
-from harness.evaluation.references import Recipe
+from harness.evaluation.measures import METRICS, asked, metric
+from harness.evaluation.references import Recipe, References
 from harness.grid import EvaluationSettings, Selection
+from harness.metrics import features
 
 
 @dataclass(frozen=True)
 class Request:
     """Metrics, samples, which snapshot of a run, and the recipe.
 
-    Errors: UnknownName; InputError where `select_by` cannot choose.
+    Errors: UnknownName, of an extractor too; InputError where `select_by` cannot choose.
     """
 
     metrics: tuple[str, ...]
@@ -28,6 +29,8 @@ class Request:
     def __post_init__(self) -> None:
         for name in (*self.metrics, *([self.select_by] if self.select_by else [])):
             metric(name)
+        if self.recipe.extractor is not None:
+            features.check_name(self.recipe.extractor)
         if self.select == "best-validation" and METRICS[self.chooser].better is None:
             raise InputError(f"select_by = {self.chooser!r}: neither high nor low values of it are the better ones.")
 
@@ -42,9 +45,8 @@ class Request:
         """The metric that chooses among snapshots."""
         return self.select_by or next((name for name in self.metrics if METRICS[name].better), self.metrics[0])
 
-    @property
-    def selection(self) -> str:
+    def selection(self, references: References) -> str:
         """The rule that picks a snapshot, in words that differ where the snapshot may."""
         if self.select == "last":
             return "last"
-        return f"best-validation by {self.chooser}, n={self.samples}, {self.recipe.extractor or 'default'}"
+        return f"best-validation by {self.chooser}, {asked((self.chooser,), self.samples, references)[self.chooser]}"

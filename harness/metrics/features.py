@@ -7,8 +7,8 @@ share the work, nor on other members.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from harness.errors import InputError, UnknownName
 from harness.images import ImageSet, OnDemandImages
 from harness.metrics.extractors import SHIPPED, SUFFIX, WEIGHTS
 from harness.metrics.points import ALONE, Processes
+from harness.singly import map_singly
 
 if TYPE_CHECKING:  # torch-fidelity takes seconds to import: only what uses an extractor waits for it
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
@@ -99,6 +100,12 @@ def quantised(images: NDArray[Any]) -> NDArray[np.uint8]:
     return np.rint(images * np.float32(255)).astype(np.uint8)
 
 
+def check_name(name: str) -> None:
+    """Errors: UnknownName for what is neither a named extractor nor a .safetensors file."""
+    if Path(name).suffix != SUFFIX and name not in (known := names()):
+        raise UnknownName("extractor", name, [*known, f"a {SUFFIX} file of `harness extractor fit`"])
+
+
 def names() -> list[str]:
     """The extractors that have names: classifiers that ship, and those that torch-fidelity knows."""
     from harness.metrics.extractors.pretrained import NAMES
@@ -150,10 +157,9 @@ def _pretrained(
     trust_code: bool,
     device: torch.device,
 ) -> Extractor:
-    from harness.metrics.extractors.pretrained import NAMES, pretrained, resize
+    from harness.metrics.extractors.pretrained import pretrained, resize
 
-    if name not in NAMES:
-        raise UnknownName("extractor", name, [*names(), f"a {SUFFIX} file of `harness extractor fit`"])
+    check_name(name)
     loaded = pretrained(name, folders=folders, weights=weights, sha256=sha256, trust_code=trust_code)
     return Extractor(
         name=name if loaded.is_known else f"{name}@{loaded.sha256[:8]}",
@@ -209,7 +215,7 @@ def extract(extractor: Extractor, images: Images, *, processes: Processes = ALON
 
     Images are uint8, or float32 in [0, 1]; grey ones are tiled to RGB for a network of three channels. Blocks of
     `extractor.block` lie within a member, the last one padded with black. Every process passes all images, evaluates
-    whole blocks, and gets the features of all, the same bits for any number of processes.
+    whole blocks, and gets the features of all, the same bits for any number of processes and of threads.
 
     Errors: InputError for images of another type, range or shape than the extractor takes, and for none.
     """
@@ -221,11 +227,15 @@ def extract(extractor: Extractor, images: Images, *, processes: Processes = ALON
     count = len(members[0])
     outputs = [torch.zeros(len(members), count, width) for width in extractor.widths]
     blocks = [(member, start) for member in range(len(members)) for start in range(0, count, extractor.block)]
-    for member, start in blocks[processes.rank :: processes.count]:
+
+    def evaluate(block: tuple[int, int]) -> None:
+        member, start = block
         rows = np.arange(start, min(start + extractor.block, count))
         for output, values in zip(outputs, _evaluated(extractor, members[member][rows]), strict=True):
             output[member, rows] = values
-    gathered = [_gathered(output, processes) for output in outputs]
+
+    map_singly(evaluate, blocks[processes.rank :: processes.count], extractor.device)
+    gathered = [_gathered(output, processes, extractor.device) for output in outputs]
     features, *logits = gathered if has_members else [output[0] for output in gathered]
     return Features(features, logits[0] if logits else None)
 
@@ -239,11 +249,19 @@ def _evaluated(extractor: Extractor, images: NDArray[Any]) -> list[Tensor]:
     return [output[: len(pixels)].to("cpu", torch.float32) for output in outputs]
 
 
-def _exact(device: torch.device) -> AbstractContextManager[None]:
-    """On a GPU: the same bits each time, and products of no fewer digits than a CPU's."""
+@contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """On a GPU: the same bits each time, and products of no fewer digits than a CPU's, whatever was set before."""
     if device.type == "cpu":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _fitting(extractor: Extractor, images: NDArray[Any]) -> NDArray[Any]:
@@ -260,13 +278,14 @@ def _fitting(extractor: Extractor, images: NDArray[Any]) -> NDArray[Any]:
     return images if extractor.shape or shape[0] == 3 else np.repeat(images, 3, axis=1)
 
 
-def _gathered(values: Tensor, processes: Processes) -> Tensor:
+def _gathered(values: Tensor, processes: Processes, device: torch.device) -> Tensor:
     """Values (m, n, width) of which each process has its own and zeros elsewhere, whole in every process.
 
-    The sum is exact: one summand is not zero. It goes by parts, since in float64 all would take twice the memory.
+    The sum is exact: one summand is not zero. It is taken on the device, which is where processes exchange. It goes
+    by parts, since in float64 all would take twice the memory.
     """
     for member in values:
         for part in member.split(_ROWS_PER_TOTAL):
             # A sum turns -0 into 0, so a process alone must do so too.
-            part.copy_(processes.total(part.to(torch.float64)) + 0.0)
+            part.copy_(processes.total(part.to(device, torch.float64)) + 0.0)
     return values

@@ -22,6 +22,7 @@ from harness.metrics import features as features_module
 from harness.metrics.extractors import fitting
 from harness.metrics.features import Extractor, Features, default_extractor, extract, extractor, quantised
 from harness.metrics.points import ALONE, Processes
+from harness.singly import one_thread
 
 LEVELS = np.arange(256, dtype=np.uint8)
 
@@ -176,7 +177,8 @@ def in_threads(count: int, evaluate: Callable[[Processes], Features]) -> list[Fe
 
         return evaluate(Processes(rank, count, total))
 
-    with ThreadPoolExecutor(count) as pool:
+    # The number of threads is the whole process's: real ranks do not set it for each other.
+    with one_thread(), ThreadPoolExecutor(count) as pool:
         return list(pool.map(process, range(count)))
 
 
@@ -203,7 +205,7 @@ def test_processes_share_the_blocks(digits_extractor: Extractor) -> None:
 
 
 def test_a_negative_zero_loses_its_sign_as_it_does_in_a_sum() -> None:
-    gathered = features_module._gathered(torch.full((1, 2, 3), -0.0), ALONE)
+    gathered = features_module._gathered(torch.full((1, 2, 3), -0.0), ALONE, torch.device("cpu"))
     assert not gathered.signbit().any()
 
 
@@ -274,3 +276,17 @@ def test_a_cuda_device_agrees_with_the_cpu(digits_extractor: Extractor, digits: 
     torch.testing.assert_close(
         on_cuda.features, extract(digits_extractor, digits.test.images).features, rtol=1e-4, atol=1e-4
     )
+
+
+def test_any_number_of_threads_gives_the_same_bits(digits_extractor: Extractor) -> None:
+    images = random_images(5, 1200, 1, 8, 8)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(extract(digits_extractor, images))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert equal(found[0], found[1]) and equal(found[0], found[2])

@@ -28,7 +28,7 @@ install: .venv/installed
 
 demo: .venv/installed  ## Train the demo grid, evaluate it, print its table, draw its figures
 	$(LAUNCH) harness/run.py demo
-	$(BIN)/harness evaluate $(DEMO)
+	$(BIN)/harness evaluate $(DEMO) --companions
 	$(BIN)/harness plot $(DEMO)
 	@echo
 	@echo "Runs:    $(DEMO)/runs/<id>/   (settings, history, snapshots, samples, evaluation)"

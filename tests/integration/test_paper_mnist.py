@@ -1,4 +1,4 @@
-"""The paper's MNIST settings, trained for ten epochs on the real data."""
+"""The paper's MNIST settings on the real data, and real images beside the model's samples."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def measure(samples: NDArray[np.uint8], references: References, *names: str) -> 
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("digit", [1, 4, 8])
+@pytest.mark.parametrize("digit", [1, 8])
 def test_a_missing_digit_costs_recall_and_coverage_and_no_precision(
     digit: int, real: References, train: tuple[NDArray[np.uint8], NDArray[np.int64]]
 ) -> None:

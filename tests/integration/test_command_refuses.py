@@ -193,7 +193,7 @@ PATHS = {
     "plot {evaluated} -o {file}": "{file}",
     "plot {evaluated} --metric fid": "unknown metric 'fid'",
     "table {evaluated} --metric fid": "unknown metric 'fid'",
-    "evaluate {evaluated} --metric fid": "unknown metric 'fid'",
+    "evaluate {evaluated} --metric fit": "unknown metric 'fit'",
     "sample {run} -o {file}/x.npz": "{file}/x.npz",
     "sample {run} --iteration 7": "no snapshot of iteration 7",
 }

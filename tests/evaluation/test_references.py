@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,8 @@ from harness.training.processes import Processes
 METRICS = ("fid", "kid", "isc", "precision", "coverage", "class-coverage", "memorisation")
 
 
-def references_of(data: ImageSet, folder: Path, **recipe: object) -> References:
-    return References(data, Recipe(**recipe), Processes(), cache=Cache(folder))  # type: ignore[arg-type]
+def references_of(data: ImageSet, folder: Path, **recipe: Any) -> References:
+    return References(data, Recipe(**recipe), Processes(), cache=Cache(folder))
 
 
 def test_references_from_the_cache_give_the_same_numbers(

@@ -263,6 +263,7 @@ def product_types(monkeypatch: pytest.MonkeyPatch) -> set[torch.dtype]:
     return types
 
 
+# torch leaves the mode's own methods untyped.
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the most bytes of any tensor made in it."""
 

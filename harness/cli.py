@@ -226,6 +226,15 @@ def evaluate(
         raise click.UsageError("give either PATH or --samples FILE.")
     if (samples is None) != (dataset is None):
         raise click.UsageError("--samples FILE and --dataset NAME go together.")
+    of_runs = {
+        "--select": options["select"],
+        "--select-by": options["select_by"],
+        "--companions": options["companions"],
+    }
+    if samples is not None and (idle := [name for name, value in of_runs.items() if value]):
+        raise click.UsageError(
+            f"{', '.join(idle)}: for runs alone; samples from elsewhere have no snapshots and no rows."
+        )
     from harness.commands import evaluate as command
 
     wanted = command.options(trust_code=trust_code, **options)

@@ -26,6 +26,9 @@ COMPANIONS = (TRAINING_IMAGES, K_MEANS)
 """Sources that need no model; a table shows them beside models, whose numbers mean little alone."""
 
 SPLITS = {"validation-images": "validation", "test-images": "test"}
+OF_DATA = (*COMPANIONS, *SPLITS)
+"""Sources that are images of the data set itself, or made of them."""
+
 FILES = ("FILE.npz", "FILE.npy", "FILE.pt2")
 LATENTS = ("normal", "uniform")
 

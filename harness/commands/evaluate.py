@@ -18,6 +18,7 @@ from harness.analysis.tables import render, table
 from harness.errors import InputError, RunFailed
 from harness.evaluation import Cache, Recipe, References, Request
 from harness.evaluation.cache import default_folder
+from harness.evaluation.measures import BatchNorm
 from harness.experiment import validate
 from harness.grid import EvaluationSettings
 from harness.images import ImageSet
@@ -90,8 +91,9 @@ def evaluate_file(samples: str, dataset: str, options: Options, *, latent: str, 
         if found.jpeg:
             _log.warning("%s holds JPEG files: their artefacts change FID and its kin; give lossless images", samples)
         references = options.references(loaded, request.recipe, processes)
-        record = evaluation.evaluate(found.images, references, request.metrics)
-        record["samples"] |= {"source": found.source, "jpeg": found.jpeg, "batch_norm": "unknown"}
+        batch_norm: BatchNorm = "running" if samples in foreign.OF_DATA else "unknown"
+        record = evaluation.evaluate(found.images, references, request.metrics, batch_norm=batch_norm)
+        record["samples"] |= {"source": found.source, "jpeg": found.jpeg}
         return record
     finally:
         processes.close()
@@ -106,8 +108,16 @@ def evaluate_path(path: Path, options: Options, form: str) -> str:
             run = runs.find_run(path)
             return render_record(_evaluate_run(run, GridFolder(path.resolve().parents[1]), processes, options), form)
         grids = runs.find_grids(path)
+        problems = []
         for grid in grids:
-            _evaluate_grid(grid, processes, options)
+            try:
+                _evaluate_grid(grid, processes, options)
+            except (InputError, RunFailed) as error:  # the other grids go on
+                if len(grids) == 1 or processes.count > 1:  # what one process lacks others may wait for
+                    raise
+                problems.append(str(error))
+        if problems:
+            raise RunFailed("\n".join(problems))
         return render(table(frame(grids)), form)
     finally:
         processes.close()

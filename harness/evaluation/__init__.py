@@ -6,8 +6,9 @@ from harness.evaluation.cache import Cache
 from harness.evaluation.companions import evaluate_companions
 from harness.evaluation.finished import evaluate_runs, grid_data
 from harness.evaluation.measures import METRICS
+from harness.evaluation.recipe import Recipe
 from harness.evaluation.records import evaluate, evaluate_members
-from harness.evaluation.references import Recipe, References
+from harness.evaluation.references import References
 from harness.evaluation.request import Request
 
 __all__ = [

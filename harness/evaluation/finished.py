@@ -47,7 +47,7 @@ def evaluate_runs(
     """
     if any(metric(name).of_features for name in (*request.metrics, request.chooser)):
         for references in sets.values():
-            references.agree()
+            references.search.agree()
     # The main process decides for all, since it alone writes the files that the others would look at.
     known = processes.from_main([_known(run, sets, request) for run in runs] if processes.is_main else None)
     pending = []
@@ -107,11 +107,13 @@ def _of_these_samples(run: RunFolder, record: Record, request: Request, referenc
     stated = record.get("samples", {})
     if stated.get("selection") != request.selection(references) or stated.get("count") != request.samples:
         return False
+    iterations = list(sampling.iterations(run))
+    if request.select == "last":
+        is_current = iterations[-1:] == [stated.get("iteration")]
+    else:
+        is_current = iterations == [point["iteration"] for point in record["selection"]["curve"]]
     path = run.snapshots / stated.get("snapshot", "")
-    newest = max((file.name for file in run.snapshots.glob("*.safetensors")), default="")
-    if request.select == "last" and path.name != newest:
-        return False
-    return path.is_file() and bool(_sha256(path) == stated["snapshot_sha256"])
+    return is_current and path.is_file() and bool(_sha256(path) == stated["snapshot_sha256"])
 
 
 def _finished(run: RunFolder, sets: Mapping[str, References]) -> Finished:
@@ -127,31 +129,32 @@ def _evaluate_together(
 ) -> Iterator[Outcome]:
     """Evaluate the runs of a group from one sampler; one whose snapshot is damaged is left out."""
     references = sets[str(group[0].experiment.data_hash)]
+    folders = [member.folder for member in group]
+    records = processes.from_main([_kept(run, request, references) for run in folders] if processes.is_main else None)
+    kept: dict[RunFolder, Record | None] = dict(zip(folders, records, strict=True))
     chosen: list[Chosen] = []
-    for member, found in zip(group, _choose(group, references, request, processes), strict=True):
+    for member, found in zip(group, _choose(group, kept, references, request, processes), strict=True):
         if isinstance(found, InputError):
             yield member.folder, found
         else:
             chosen.append(found)
-    known = processes.from_main([_record_to_keep(one, request, references) for one in chosen])
     words = asked(request.metrics, request.samples, references)
-    metrics = tuple(name for name in words if any(name in lacking(record, words) for record in known))
-    selections = {one.finished.folder: (one.selection, record) for one, record in zip(chosen, known, strict=True)}
+    wanted = {name for one in chosen for name in lacking(kept[one.finished.folder], words)}
+    metrics = tuple(name for name in words if name in wanted)
+    selections = {one.finished.folder: one.selection for one in chosen}
     snapshots = [one.finished for one in chosen]
     for sampler, member, record in _sampled(snapshots, references, request.samples, metrics, processes):
         if isinstance(record, InputError) or sampler is None:
             yield member.folder, record
             continue
-        selection, kept = selections[member.folder]
-        record = joined(kept, record)
-        record["selection"] = selection
+        record = joined(kept[member.folder], record)
+        record["selection"] = selections[member.folder]
         record["samples"] |= {
             "selection": request.selection(references),
             "iteration": member.iteration,
             "snapshot": member.snapshot.name,
             "snapshot_sha256": _sha256(member.snapshot),
             "source": sampler.source,
-            "batch_norm": "running moments",
             "packed": len(sampler.members),
         }
         if processes.is_main:
@@ -162,20 +165,34 @@ def _evaluate_together(
         yield member.folder, record
 
 
-def _record_to_keep(one: Chosen, request: Request, references: References) -> Record | None:
-    """A run's record of the snapshot that was chosen, to which metrics may be added."""
-    record = one.finished.folder.evaluation()
-    if record is None or not _of_these_samples(one.finished.folder, record, request, references):
-        return None
-    return record if record["samples"]["snapshot"] == one.finished.snapshot.name else None
+def _kept(run: RunFolder, request: Request, references: References) -> Record | None:
+    """A run's record, to which metrics may be added, if it is of the samples that are asked for."""
+    record = run.evaluation()
+    return record if record is not None and _of_these_samples(run, record, request, references) else None
 
 
 def _choose(
-    group: Sequence[Finished], references: References, request: Request, processes: Processes
+    group: Sequence[Finished],
+    kept: Mapping[RunFolder, Record | None],
+    references: References,
+    request: Request,
+    processes: Processes,
 ) -> list[Chosen | InputError]:
-    """Each run's snapshot under the request's rule."""
+    """Each run's snapshot under the request's rule; the one that its kept record names, where it has one."""
     if request.select == "last":
         return [Chosen(member, {"rule": "last", "iteration": member.iteration}) for member in group]
+    found = _best_of([member for member in group if kept[member.folder] is None], references, request, processes)
+    for run, record in kept.items():
+        if record is not None:
+            selection = record["selection"]
+            found[run] = Chosen(sampling.find(run, iteration=selection["iteration"]), selection)
+    return [found[member.folder] for member in group]
+
+
+def _best_of(
+    group: Sequence[Finished], references: References, request: Request, processes: Processes
+) -> dict[RunFolder, Chosen | InputError]:
+    """Each run's best snapshot on validation, all of its snapshots scored."""
     curves: dict[RunFolder, list[tuple[Finished, str, dict[str, Any]]]] = {member.folder: [] for member in group}
     refused: dict[RunFolder, InputError] = {}
     for iteration in sorted({iteration for member in group for iteration in sampling.iterations(member.folder)}):
@@ -188,7 +205,7 @@ def _choose(
             else:
                 key, measured = next(iter(record["metrics"].items()))
                 curves[member.folder].append((member, key, measured))
-    return [refused.get(run) or _best(run, curve, request) for run, curve in curves.items()]
+    return {run: refused.get(run) or _best(run, curve, request) for run, curve in curves.items()}
 
 
 def _best(run: RunFolder, curve: list[tuple[Finished, str, dict[str, Any]]], request: Request) -> Chosen | InputError:

@@ -23,6 +23,8 @@ from harness.metrics.estimate import Estimate
 from harness.metrics.features import Features
 
 Images = NDArray[np.float32]
+BatchNorm = Literal["running", "unknown"]
+"""Our samplers use running moments, and images of a data set stand beside their samples; others' mode is unknown."""
 Records = dict[str, dict[str, Any]]
 """A metric's keys and what was measured under each: value, standard_error, error, ..."""
 
@@ -34,11 +36,13 @@ class Subject:
     """Members' samples beside what they are compared with; what several metrics need is computed once.
 
     samples: (m, n, c, h, w), float32 in [0, 1] or uint8. A member's numbers do not depend on the others.
+    batch_norm: the mode of the generator's batch normalisation that keys state.
     """
 
-    def __init__(self, samples: NDArray[Any], references: References) -> None:
+    def __init__(self, samples: NDArray[Any], references: References, batch_norm: BatchNorm = "running") -> None:
         self.samples = samples
         self.references = references
+        self.batch_norm = batch_norm
 
     @property
     def n(self) -> int:
@@ -92,7 +96,7 @@ class Subject:
         """The key of a metric of features: extractor, split, n, resize, batch norm, and what else decides it."""
         network = self.references.extractor
         split = self.references.recipe.reference if split is None else split
-        stated = (network.name, split, f"n={n or self.n}", *parts, f"resize={network.resize}", "bn=running")
+        stated = (network.name, split, f"n={n or self.n}", *parts, f"resize={network.resize}", f"bn={self.batch_norm}")
         return f"{metric}[{','.join(part for part in stated if part)}]"
 
 
@@ -125,7 +129,6 @@ def parzen(subject: Subject) -> list[Records]:
     return [
         {
             f"parzen[{split},n={result.centres},sigma={name}]": asdict(getattr(result, name))
-            | {"error": f"over {split} images, the samples fixed"}
             | {count: getattr(result, count) for count in ("centres", "validation", "test", "dimension")}
             for name in ("grid", "refined")
         }
@@ -324,7 +327,10 @@ def _measured(name: str, subject: Subject) -> list[Records]:
         return metric(name).measure(subject)
     except InputError as error:
         if len(subject.samples) > 1:
-            return [_measured(name, Subject(own[None], subject.references))[0] for own in subject.samples]
+            return [
+                _measured(name, Subject(own[None], subject.references, subject.batch_norm))[0]
+                for own in subject.samples
+            ]
         key = f"{name}[{subject.references.recipe.reference},n={subject.n}]"
         return [{key: {"value": None, "standard_error": None, "reason": str(error)}}]
 
@@ -333,6 +339,5 @@ def asked(names: tuple[str, ...], n: int, references: References) -> dict[str, s
     """What is asked for under each metric's name, in words that differ where the numbers may."""
     recipe = references.recipe.reference
     return {
-        name: f"n={n} {recipe}" + (f" {references.extractor_name}" if metric(name).of_features else "")
-        for name in names
+        name: f"n={n} {recipe}" + (f" {references.search.name}" if metric(name).of_features else "") for name in names
     }

@@ -7,23 +7,28 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from harness.evaluation.measures import Subject, asked, measured
+from harness.evaluation.measures import BatchNorm, Subject, asked, measured
 from harness.evaluation.references import References
 
 Record = dict[str, Any]
 
 
-def evaluate(samples: NDArray[Any], references: References, metrics: tuple[str, ...]) -> Record:
+def evaluate(
+    samples: NDArray[Any], references: References, metrics: tuple[str, ...], *, batch_norm: BatchNorm = "running"
+) -> Record:
     """The evaluation record of samples (n, c, h, w), as `evaluate_members` gives it for one member."""
-    [record] = evaluate_members(samples[None], references, metrics)
+    [record] = evaluate_members(samples[None], references, metrics, batch_norm=batch_norm)
     return record
 
 
-def evaluate_members(samples: NDArray[Any], references: References, metrics: tuple[str, ...]) -> list[Record]:
+def evaluate_members(
+    samples: NDArray[Any], references: References, metrics: tuple[str, ...], *, batch_norm: BatchNorm = "running"
+) -> list[Record]:
     """The evaluation record of each member's samples (m, n, c, h, w), float32 in [0, 1] or uint8.
 
-    A record holds `metrics` by key, what was `asked` for them, and what they stand on. A metric that cannot be computed
-    has a null value and its reason; the others go on.
+    `batch_norm`: in which mode the generator's batch normalisation ran; a part of the keys. A record holds `metrics` by
+    key, what was `asked` for them, and what they stand on. A metric that cannot be computed has a null value and its
+    reason; the others go on.
     """
     data = references.data
     n = int(samples.shape[1])
@@ -32,11 +37,11 @@ def evaluate_members(samples: NDArray[Any], references: References, metrics: tup
         {
             "metrics": records,
             "asked": words,
-            "samples": {"count": n},
+            "samples": {"count": n, "batch_norm": batch_norm},
             "recipe": references.describe(),
             "dataset": {"name": data.name, "hash": data.content_hash, "jpeg": data.jpeg},
         }
-        for records in measured(metrics, Subject(samples, references))
+        for records in measured(metrics, Subject(samples, references, batch_norm))
     ]
 
 

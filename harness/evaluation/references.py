@@ -4,45 +4,28 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.errors import InputError
 from harness.evaluation.cache import Cache, Decisions, Tensors
+from harness.evaluation.recipe import Recipe, Search
 from harness.images import ImageSet, OnDemandImages, Split
 from harness.metrics import features, frechet, memorisation, neighbours
 from harness.metrics.features import Extractor, Features
 from harness.metrics.points import Processes as Shares
 from harness.training.processes import Processes
 
-ReferenceSplit = Literal["test", "train", "validation"]
 NEIGHBOURS = (3, 5)
 """k of precision and recall (Kynkaanniemi et al. 2019), and of density and coverage (Naeem et al. 2020)."""
 _SUBSET_SEED = 0
 _BLOCK = 2000  # images decoded at a time
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What decides a metric's number besides samples and data set.
-
-    `extractor`: a name or a file, None for what suits the data set; `weights` and `weights_sha256`: a file of its
-    weights, and the hash that is expected of it; `trust_code`: whether an extractor that runs foreign code may.
-    `reference`: the split that samples are compared with; "validation" is for choosing among snapshots.
-    """
-
-    reference: ReferenceSplit = "test"
-    extractor: str | None = None
-    weights: Path | None = None
-    weights_sha256: str | None = None
-    trust_code: bool = False
 
 
 class References:
@@ -58,29 +41,22 @@ class References:
         self.recipe = recipe
         self.processes = processes
         self.cache = cache
-        self.folders = folders
+        self.search = Search(recipe, data, processes, folders)
         self._manifolds: dict[int, neighbours.Manifold] = {}
 
     def alone(self, processes: Processes) -> References:
         """The same, what is known already included, for one process that asks alone."""
         same = copy.copy(self)
         same.processes = processes
-        same._manifolds = dict(self._manifolds)
-        if "validation" in same.__dict__:
-            same.__dict__["validation"] = self.validation.alone(processes)
+        same.__dict__.pop("validation", None)  # which asks together
         return same
 
     @cached_property
     def validation(self) -> References:
         """The validation images under the same recipe."""
-        other = References(
-            self.data,
-            replace(self.recipe, reference="validation"),
-            self.processes,
-            cache=self.cache,
-            folders=self.folders,
-        )
-        other.__dict__["_extractor"] = self._extractor
+        recipe = replace(self.recipe, reference="validation")
+        other = References(self.data, recipe, self.processes, cache=self.cache)
+        other.search = self.search
         return other
 
     @property
@@ -100,40 +76,7 @@ class References:
 
         Errors: InputError where it, or its weights, cannot be had.
         """
-        if isinstance(self._extractor, InputError):
-            raise self._extractor
-        return self._extractor
-
-    @cached_property
-    def _extractor(self) -> Extractor | InputError:
-        """Looked for once: a missing file may have cost an attempt to download it. What one process lacks all lack."""
-        found: Extractor | InputError
-        try:
-            found = features.extractor(
-                self.recipe.extractor or features.default_extractor(self.data),
-                folders=self.folders,
-                weights=self.recipe.weights,
-                sha256=self.recipe.weights_sha256,
-                trust_code=self.recipe.trust_code,
-                device=self.processes.device,
-            )
-        except InputError as error:
-            found = error
-        if self.processes.any(isinstance(found, InputError)) and not isinstance(found, InputError):
-            return InputError("a process of this job cannot have the extractor; put its weights on all machines.")
-        return found
-
-    def agree(self) -> None:
-        """Look for the extractor on all processes together, before one of them asks for it alone."""
-        _ = self._extractor
-
-    @property
-    def extractor_name(self) -> str:
-        """The extractor's name, hash of its weights included; or what was asked for and cannot be had."""
-        found = self._extractor
-        if isinstance(found, InputError):
-            return f"none for {self.recipe.extractor or 'default'}"
-        return f"{found.name} {found.sha256}"
+        return self.search.extractor
 
     @cached_property
     def features(self) -> Features:
@@ -167,7 +110,8 @@ class References:
                 return {"squared_radii": neighbours.manifold(chosen, k=NEIGHBOURS).squared_radii}
 
             found = self._cached(self._decisions("manifold") | {"n": n, "k": list(NEIGHBOURS)}, compute)
-            self._manifolds[n] = neighbours.Manifold(chosen, NEIGHBOURS, found["squared_radii"])
+            made = neighbours.Manifold(chosen, NEIGHBOURS, found["squared_radii"])
+            self._manifolds = {**self._manifolds, n: made}  # a new one: copies of these references keep theirs
         return self._manifolds[n]
 
     @cached_property
@@ -212,8 +156,7 @@ class References:
 
     def describe(self) -> dict[str, Any]:
         """The recipe as a record keeps it."""
-        found = self._extractor
-        network = None if isinstance(found, InputError) else found
+        network = self.search.found
         return {
             "reference": self.recipe.reference,
             "extractor": None if network is None else network.name,

@@ -7,7 +7,8 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.evaluation.measures import METRICS, asked, metric
-from harness.evaluation.references import Recipe, References
+from harness.evaluation.recipe import Recipe
+from harness.evaluation.references import References
 from harness.grid import EvaluationSettings, Selection
 from harness.metrics import features
 

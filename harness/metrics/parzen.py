@@ -19,6 +19,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from harness.errors import InputError
+from harness.metrics.estimate import Estimate
 from harness.metrics.points import ALONE, LARGEST_VALUE, Array, Processes, checked
 
 SIGMAS: tuple[float, ...] = tuple(np.logspace(-1, 0, 10).tolist())
@@ -34,6 +35,7 @@ CENTRES_PER_TILE = 4096
 
 SMALLEST_EXPONENT = -700.0  # exp of less is a denormal, many times slower, and adds nothing to a sum of 1 or more
 LOG_SIGMA_TOLERANCE = 1e-4
+_ERROR = "over the points, the samples fixed"
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,13 @@ class Bandwidth:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class LogLikelihood(Estimate):
     """Mean test log-likelihood in nats at one bandwidth, higher is better.
 
     `standard_error` is the standard deviation over test points (ddof 0) / sqrt(their number): it knows
     nothing of training seeds, nor of dependence between samples.
     """
 
-    value: float
-    standard_error: float
     sigma: float
     sigma_at_edge: bool
     validation_value: float
@@ -64,8 +64,8 @@ class Estimate:
 class Parzen:
     """The protocol's two estimates, sigma from the grid and refined, and the numbers of points behind them."""
 
-    grid: Estimate
-    refined: Estimate
+    grid: LogLikelihood
+    refined: LogLikelihood
     centres: int
     validation: int
     test: int
@@ -228,7 +228,7 @@ def _protocol(centres: _Centres, validation: _Share, test: _Share, sigmas: Seque
     results = []
     for pair, pair_means, pair_errors in zip(chosen, means.T.tolist(), errors.T.tolist(), strict=True):
         grid, refined = (
-            Estimate(mean, error, bandwidth.sigma, bandwidth.at_edge, bandwidth.validation_value)
+            LogLikelihood(mean, error, _ERROR, bandwidth.sigma, bandwidth.at_edge, bandwidth.validation_value)
             for bandwidth, mean, error in zip(pair, pair_means, pair_errors, strict=True)
         )
         results.append(Parzen(grid, refined, centres=n, validation=validation.count, test=test.count, dimension=d))

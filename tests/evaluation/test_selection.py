@@ -112,6 +112,38 @@ def test_a_metric_is_added_to_what_is_there(
     assert "memorisation[pixels,test,n=50]" in after["metrics"]
 
 
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The splits on which a metric "spread" was asked for, one for each time."""
+    splits: list[str] = []
+
+    def spread(subject: Subject) -> list[dict[str, Any]]:
+        splits.append(subject.references.recipe.reference)
+        return [{"spread": {"value": float(own.std()), "standard_error": None}} for own in subject.samples]
+
+    monkeypatch.setitem(measures.METRICS, "spread", Metric(spread, "higher", of_features=False))
+    return splits
+
+
+def test_a_metric_added_to_the_best_snapshot_scores_no_snapshot_again(
+    run: RunFolder, references: References, scored: list[str]
+) -> None:
+    before = record_of(run, references, Request(("spread",), 50, "best-validation", "spread"))
+    scored.clear()
+    after = record_of(run, references, Request(("spread", "memorisation"), 50, "best-validation", "spread"))
+    assert scored == []
+    assert after["selection"] == before["selection"]
+    assert after["metrics"].items() > before["metrics"].items()
+
+
+def test_a_snapshot_that_came_since_has_its_chance(run: RunFolder, references: References, scored: list[str]) -> None:
+    request = Request(("spread",), 50, "best-validation")
+    assert record_of(run, references, request)["samples"]["iteration"] == 20
+    tensors = load_file(run.snapshots / "0000000020.safetensors")
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, run.snapshots / "0000000010.safetensors")
+    assert record_of(run, references, request)["samples"]["iteration"] == 10
+
+
 def test_a_metric_without_better_values_cannot_choose() -> None:
     with pytest.raises(InputError, match="memorisation"):
         Request(("memorisation",), 50, "best-validation")

@@ -92,6 +92,31 @@ def test_samples_that_do_not_fit_are_named(
     assert name in result.stderr and words in result.stderr
 
 
+def test_the_batch_norm_of_foreign_samples_is_unknown(command: Harness, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "made.npz", images=pixels)
+    [key] = values(on_digits(command, tmp_path / "made.npz", "--metrics", "fid"))
+    [of_images] = values(on_digits(command, "test-images", "--metrics", "fid", "--samples-count", 40))
+    assert key == "fid[classifier-digits,test,n=40,resize=none,bn=unknown]"
+    assert of_images == key.replace("unknown", "running")  # so that it stands beside models
+
+
+@pytest.mark.parametrize("options", [["--companions"], ["--select", "last"], ["--select-by", "fid"]])
+def test_what_is_for_runs_is_refused_for_foreign_samples(command: Harness, options: list[str]) -> None:
+    result = on_digits(command, "test-images", *options)
+    assert result.returncode == 2 and options[0] in result.stderr and "runs" in result.stderr
+
+
+def test_a_grid_that_cannot_be_evaluated_leaves_the_others(command: Harness, trained: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(trained, tmp_path / name)
+    for path in (tmp_path / "a").glob("runs/*/provenance.json"):
+        path.unlink()
+    result = command("evaluate", tmp_path)
+    assert result.returncode == 1 and f"{tmp_path / 'a'} has no complete run" in result.stderr
+    assert len(list((tmp_path / "b").glob("runs/*/evaluation.json"))) == 4
+
+
 def test_more_samples_than_a_file_holds_are_refused(command: Harness, tmp_path: Path) -> None:
     np.savez(tmp_path / "few.npz", images=np.zeros((20, 1, 8, 8), np.uint8))
     result = on_digits(command, tmp_path / "few.npz", "--samples-count", 21)

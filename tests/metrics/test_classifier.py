@@ -223,6 +223,17 @@ def test_an_output_that_is_no_safetensors_file_is_refused_first(tmp_path: Path) 
         fitting.fit_to_file("no such data", tmp_path / "weights.pt", folders=[])
 
 
+@pytest.mark.parametrize("content", ['{"name": "mine"}', "not JSON", "[]"])
+def test_a_name_whose_record_would_replace_another_file_is_refused_before_the_data_are_read(
+    tmp_path: Path, content: str
+) -> None:
+    other = tmp_path / "weights.json"
+    other.write_text(content)
+    with pytest.raises(InputError, match=r"weights\.json is something else and would be replaced"):
+        fitting.fit_to_file("no such data", tmp_path / "weights.safetensors", folders=[])
+    assert other.read_text() == content
+
+
 @pytest.fixture
 def fitted_file(tmp_path: Path) -> Path:
     file = tmp_path / "mine.safetensors"

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from harness.metrics import features as features_module
 from harness.metrics.extractors import fitting
 from harness.metrics.features import Extractor, Features, default_extractor, extract, extractor, quantised
 from harness.metrics.points import ALONE, Processes
-from harness.singly import one_thread
 
 LEVELS = np.arange(256, dtype=np.uint8)
 
@@ -161,32 +158,15 @@ def test_members_have_the_features_they_have_alone(digits_extractor: Extractor) 
         assert equal(own, extract(digits_extractor, images[member]))
 
 
-def in_threads(count: int, evaluate: Callable[[Processes], Features]) -> list[Features]:
-    """What `count` processes get, played by threads."""
-    barrier = threading.Barrier(count)
-    parts: list[Tensor] = [torch.empty(0)] * count
-
-    def process(rank: int) -> Features:
-        def total(values: Tensor) -> Tensor:
-            assert values.dtype == torch.float64
-            parts[rank] = values
-            barrier.wait(timeout=60)
-            result = torch.stack(parts).sum(0)
-            barrier.wait(timeout=60)
-            return result
-
-        return evaluate(Processes(rank, count, total))
-
-    # The number of threads is the whole process's: real ranks do not set it for each other.
-    with one_thread(), ThreadPoolExecutor(count) as pool:
-        return list(pool.map(process, range(count)))
-
-
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("count", [2, 3, 9])  # of 9, two have no block
 @pytest.mark.parametrize("shape", [(107, 1, 8, 8), (3, 37, 1, 8, 8)])
 def test_any_number_of_processes_gives_the_same_bits(
-    digits_extractor: Extractor, count: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    digits_extractor: Extractor,
+    in_threads: Callable[..., list[Features]],
+    count: int,
+    shape: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(features_module, "_ROWS_PER_TOTAL", 20)
     images = random_images(2, *shape)

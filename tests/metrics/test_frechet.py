@@ -1,8 +1,6 @@
 import math
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +12,10 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 
 import harness.metrics.frechet as frechet_module
 from harness.errors import InputError
+from harness.metrics.estimate import Estimate
 from harness.metrics.frechet import Moments, fid, fid_infinity, frechet_distance, moments, reference
-from harness.metrics.points import Processes
 
 Array = np.ndarray[Any, Any]
-Result = TypeVar("Result")
 
 
 def correlated(seed: int, n: int, d: int, *, scale: float = 1.0, shift: float = 0.0) -> Array:
@@ -187,27 +184,10 @@ def test_the_error_is_the_distances_derivative_by_the_weight_of_each_sample() ->
     assert fid(features, prepared).standard_error == pytest.approx(math.sqrt((changes**2).sum()), rel=0.02)
 
 
-def in_threads(count: int, evaluate: Callable[[Processes], Result]) -> list[Result]:
-    """What `count` processes get, played by threads."""
-    barrier = threading.Barrier(count)
-    parts: list[Tensor] = [torch.empty(0)] * count
-
-    def process(rank: int) -> Result:
-        def total(values: Tensor) -> Tensor:
-            parts[rank] = values
-            barrier.wait(timeout=60)
-            result = torch.stack(parts).sum(0)
-            barrier.wait(timeout=60)
-            return result
-
-        return evaluate(Processes(rank, count, total))
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(process, range(count)))
-
-
 @pytest.mark.parametrize("count", [2, 3, 40])  # of 40, some have no sample
-def test_processes_that_share_the_samples_agree_with_one_alone(count: int) -> None:
+def test_processes_that_share_the_samples_agree_with_one_alone(
+    in_threads: Callable[..., list[Estimate]], count: int
+) -> None:
     features, prepared = correlated(21, 35, 5), reference(moments(correlated(22, 200, 5)))
     alone = fid(features, prepared)
     shared = in_threads(count, lambda processes: fid(features, prepared, processes=processes))

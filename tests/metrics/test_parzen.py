@@ -1,11 +1,9 @@
 import gzip
 import math
 import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 from scipy.stats import norm
-from torch import Tensor
 
 import harness.metrics.parzen as parzen_module
 from harness.errors import InputError
 from harness.metrics.parzen import (
     SIGMAS,
-    Processes,
+    Parzen,
     choose_bandwidth,
     log_likelihood,
     parzen,
@@ -28,7 +25,6 @@ from harness.metrics.parzen import (
 )
 
 Array = np.ndarray[Any, Any]
-Result = TypeVar("Result")
 
 
 def naive(points: Array, centres: Array, sigmas: list[float]) -> Array:
@@ -198,27 +194,10 @@ def test_numpy_and_torch_inputs_agree_and_are_left_as_they_were() -> None:
         assert (copy.detach().numpy() == array).all()
 
 
-def in_threads(count: int, evaluate: Callable[[Processes], Result]) -> list[Result]:
-    """What `count` processes get, played by threads."""
-    barrier = threading.Barrier(count)
-    parts: list[Tensor] = [torch.empty(0)] * count
-
-    def process(rank: int) -> Result:
-        def total(values: Tensor) -> Tensor:
-            parts[rank] = values
-            barrier.wait(timeout=60)
-            result = torch.stack(parts).sum(0)
-            barrier.wait(timeout=60)
-            return result
-
-        return evaluate(Processes(rank, count, total))
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(process, range(count)))
-
-
 @pytest.mark.parametrize("count", [2, 3, 50])  # of 50, some have no test point
-def test_processes_that_share_the_points_agree_with_one_alone(count: int) -> None:
+def test_processes_that_share_the_points_agree_with_one_alone(
+    in_threads: Callable[..., list[Parzen]], count: int
+) -> None:
     samples, validation, test = random_points(13, 100, 51, 40, d=3)
     alone = parzen(samples, validation, test)
     shared = in_threads(count, lambda processes: parzen(samples, validation, test, processes=processes))
@@ -281,7 +260,9 @@ def test_members_share_a_pass_on_a_gpu_as_far_as_a_tile_holds_their_distances() 
     assert in_a_pass(360, 1000, torch.device("cpu")) == 1
 
 
-def test_processes_share_the_points_of_many_members(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_the_points_of_many_members(
+    in_threads: Callable[..., list[list[Parzen]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pack(monkeypatch, 2)
     samples, (validation, test) = members_points(18, 3, 50, 21, 10, d=3)
     alone = parzen_of_members(samples, validation, test)

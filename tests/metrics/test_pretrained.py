@@ -18,6 +18,7 @@ from harness.metrics import features as features_module
 from harness.metrics.extractors import pretrained as pretrained_module
 from harness.metrics.extractors.pretrained import PUBLISHED, pretrained
 from harness.metrics.features import Extractor, extract, extractor
+from harness.singly import one_thread
 
 INCEPTION = "inception-v3-compat"
 LAYERS = ["2048", "logits_unbiased"]
@@ -64,10 +65,11 @@ def test_inception_from_a_file_gives_what_torch_fidelity_gives(
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
     found = extract(inception, images)
     reference = FeatureExtractorInceptionV3(INCEPTION, LAYERS, feature_extractor_weights_path=str(inception_file))
-    features, logits = reference(torch.from_numpy(images))
+    with one_thread():  # as `extract` computes; more threads round otherwise
+        features, logits = reference(torch.from_numpy(images))
     assert found.logits is not None and float(features.std()) > 0
-    assert torch.equal(found.features, features)
-    assert torch.equal(found.logits, logits)
+    for ours, theirs in ((found.features, features), (found.logits, logits)):
+        assert float((ours - theirs).norm() / theirs.norm()) < 1e-6
 
 
 def test_stated_weights_have_their_hash_in_the_name(inception: Extractor, inception_file: Path) -> None:

@@ -199,14 +199,30 @@ def read(path: Path) -> tuple[Network, Record, str]:
     return network.float().to(memory_format=torch.channels_last), record, sha256
 
 
-def _check_beside(path: Path, sha256: str) -> None:
-    """Refuse a file that is not the one whose hash lies beside it, if any does."""
+def check_output(path: Path) -> None:
+    """Refuse a name beside which `write` would replace a .json file that is no record of a classifier."""
     beside = path.with_suffix(".json")
     try:
-        expected = json.loads(beside.read_bytes())["sha256"]
+        _hash_beside(path)
+    except InputError:
+        raise InputError(f"{beside} is something else and would be replaced; give another name.") from None
+
+
+def _check_beside(path: Path, sha256: str) -> None:
+    """Refuse a file that is not the one whose hash lies beside it, if any does."""
+    expected = _hash_beside(path)
+    if expected not in (None, sha256):
+        raise InputError(
+            f"{path} is damaged: its sha256 is {sha256}, {path.with_suffix('.json').name} beside it says {expected}."
+        )
+
+
+def _hash_beside(path: Path) -> str | None:
+    """The hash in the record beside a file, None where there is no record."""
+    beside = path.with_suffix(".json")
+    try:
+        return str(json.loads(beside.read_bytes())["sha256"])
     except FileNotFoundError:
-        return
+        return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{beside}, the record of {path.name}, cannot be read; delete it or fit again.") from error
-    if expected != sha256:
-        raise InputError(f"{path} is damaged: its sha256 is {sha256}, {beside.name} beside it says {expected}.")

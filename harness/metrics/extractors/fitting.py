@@ -21,7 +21,7 @@ from harness import images
 from harness.errors import InputError
 from harness.images import ImageSet, Split
 from harness.metrics.extractors import SUFFIX, classifier
-from harness.metrics.extractors.classifier import Network, Record
+from harness.metrics.extractors.classifier import Network, Record, check_output
 from harness.metrics.features import quantised
 
 STEPS = 5000
@@ -59,6 +59,7 @@ def fit_to_file(
     """
     if output.suffix != SUFFIX or output.is_dir():
         raise InputError(f"the weights are written to a {SUFFIX} file, not to {output}; give such a name.")
+    check_output(output)
     fitted = fit(images.load(dataset, folders), steps=steps, seed=seed, progress=progress)
     write(fitted, output)
     return fitted.record

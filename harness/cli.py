@@ -179,7 +179,7 @@ number: extractor, split, number of samples, resize, batch norm.
 @click.option(
     "--samples",
     help="Evaluate other images instead: .npz (key `images`), .npy, a folder of images, an exported generator (.pt2), "
-    "or `training-images`, `validation-images`, `test-images`, `k-means`.",
+    "or `training-images`, `validation-images`, `test-images`, `k-means`, `gaussian`.",
 )
 @click.option("--dataset", help="The data set that the images of --samples imitate.")
 @click.option(
@@ -202,7 +202,7 @@ number: extractor, split, number of samples, resize, batch norm.
     help="Which snapshot of a run: the last, or the best on validation images [default: the grid's; last].",
 )
 @click.option("--select-by", metavar="NAME", help="The metric that chooses [default: the first that can].")
-@click.option("--companions", is_flag=True, help="Rows of training images and k-means centroids beside the runs.")
+@click.option("--companions", is_flag=True, help="Rows of training images, k-means and a Gaussian beside the runs.")
 @click.option("--latent", type=click.Choice(["normal", "uniform"]), default="normal", help="What a .pt2 is fed.")
 @click.option("--trust-code", is_flag=True, help="Allow what runs foreign code: a .pt2, DINOv2 from torch.hub.")
 @click.option(
@@ -269,13 +269,15 @@ def sample(run_path: Path, n: int, iteration: int | None, output: Path) -> None:
 Examples:
   harness table results/runs/demo
   harness table results/runs/demo --metric parzen --format latex > table.tex
-  harness table results/runs/demo --companions       with rows of training images and k-means centroids
+  harness table results/runs/demo --companions       with rows of training images, k-means centroids, a Gaussian
 """
 )
 @grid_path
 @click.option("--metric", help="A metric's key, or the beginning of one [default: all].")
 @click.option(
-    "--companions", is_flag=True, help="Add rows of training images and k-means centroids, measured if need be."
+    "--companions",
+    is_flag=True,
+    help="Add rows of training images, k-means and a Gaussian, measured if need be.",
 )
 @data_option
 @format_option
@@ -380,7 +382,9 @@ def fit(dataset: str, steps: int | None, seed: int, output: Path, data: Path | N
 @main.command(name="list", epilog="Example:  harness list losses")
 @click.argument(
     "kind",
-    type=click.Choice(["datasets", "extractors", "grids", "losses", "methods", "metrics", "models", "optimizers"]),
+    type=click.Choice(
+        ["datasets", "extractors", "grids", "losses", "methods", "metrics", "models", "optimizers", "penalties"]
+    ),
 )
 def list_(kind: str) -> None:
     """Print the names that a grid file may use."""

@@ -75,6 +75,29 @@ class NetworkSettings(Settings):
         return dict(self.model_extra or {})
 
 
+class PenaltySettings(Settings):
+    """A penalty on the discriminator's slope, and its factor; absent: the one of its publication."""
+
+    name: str
+    weight: Positive | None = None
+
+
+class BalanceSettings(Settings):
+    """How BEGAN's k_t moves: by `rate` times (`gamma` E L(x) - E L(G(z))) after each update of the discriminator."""
+
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.75
+    rate: Positive = 0.001
+    clipped: bool = True
+    """Whether k_t stays in [0, 1]; the code of the 2018 study does not hold it there."""
+
+
+class InstanceNoise(Settings):
+    """Normal noise on all that the discriminator sees, whose deviation falls linearly to zero at iteration `until`."""
+
+    std: Positive
+    until: Annotated[int, Field(ge=1)]
+
+
 class Experiment(Settings):
     """Everything that changes the trained function, and nothing else.
 
@@ -98,7 +121,17 @@ class Experiment(Settings):
     """Discriminator updates for one generator update."""
     updates: Literal["alternating", "simultaneous"] = "alternating"
     loss: str = "non_saturating"
+    loss_hash: str | None = None
+    """sha256 of the source file of a user's loss; filled in by the plan."""
     discriminator_loss_weight: Positive = 1.0
+    penalty: PenaltySettings | None = None
+    balance: BalanceSettings | None = None
+    """For the loss "began" alone."""
+    weight_clip: Positive | None = None
+    """The discriminator's parameters are clipped to +- this after each of its updates."""
+    real_label: Annotated[float, Field(gt=0.5, lt=1)] | None = None
+    """What the discriminator should say of real images (one-sided label smoothing); absent: 1."""
+    instance_noise: InstanceNoise | None = None
     latent: LatentSettings = LatentSettings()
     generator: NetworkSettings = NetworkSettings()
     discriminator: NetworkSettings = NetworkSettings()

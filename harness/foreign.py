@@ -17,12 +17,14 @@ from harness.draws import Draws
 from harness.errors import InputError, UnknownName
 from harness.images import ImageSet, folder, unit
 from harness.images.arrays import DAMAGED, as_images
+from harness.metrics import frechet
 
 Images = NDArray[Any]
 
 TRAINING_IMAGES = "training-images"
 K_MEANS = "k-means"
-COMPANIONS = (TRAINING_IMAGES, K_MEANS)
+GAUSSIAN = "gaussian"
+COMPANIONS = (TRAINING_IMAGES, K_MEANS, GAUSSIAN)
 """Sources that need no model; a table shows them beside models, whose numbers mean little alone."""
 
 SPLITS = {"validation-images": "validation", "test-images": "test"}
@@ -71,6 +73,7 @@ def read(
     - "training-images": random ones, none twice before each was taken once;
     - "validation-images", "test-images": the first of the split;
     - "k-means": centroids of the training images (see `k_means`), equally often where fewer than n;
+    - "gaussian": draws from the normal distribution of the training images' mean and covariance;
     - FILE.npz (key `images`), FILE.npy: the first in the file;
     - a folder of images, as the data set `folder` takes them: the first by path, or random ones of subfolders;
     - FILE.pt2: a generator written by torch.export.save, that maps latents (batch, ...) to images (batch, c, h, w) in
@@ -100,14 +103,17 @@ def read(
 
 
 def companion(name: str, data: ImageSet, n: int, *, seed: int = 0) -> Images:
-    """What a companion, one of COMPANIONS, puts in the place of n samples: exactly n of `training_images` or `k_means`.
+    """What a companion, one of COMPANIONS, puts in the place of n samples.
 
-    Of fewer centroids than n each comes as often as any other, to within one.
+    Exactly n of `training_images`, `gaussian` or `k_means`. Of fewer centroids than n each comes as often as any other,
+    to within one.
     """
     if name not in COMPANIONS:
         raise UnknownName("companion", name, COMPANIONS)
     if name == TRAINING_IMAGES:
         return training_images(data, n, seed=seed)
+    if name == GAUSSIAN:
+        return gaussian(data, n, seed=seed)
     centroids = k_means(data, n, seed=seed)
     return centroids[np.arange(n) % len(centroids)]
 
@@ -121,6 +127,19 @@ def training_images(data: ImageSet, n: int, *, seed: int = 0) -> Images:
     """n random training images, none twice before each was taken once: (n, c, h, w), uint8 or float32 in [0, 1]."""
     order = Draws([seed]).orders(TRAINING_IMAGES, 0, -(-n // len(data.train)), len(data.train)).flatten()
     return data.train.images[order[:n].numpy()]
+
+
+def gaussian(data: ImageSet, n: int, *, seed: int = 0) -> NDArray[np.float32]:
+    """n draws from the normal distribution of the training images' mean and covariance: float32 (n, c, h, w) in [0, 1].
+
+    What falls outside [0, 1] is moved to its ends. A model that is no better has learnt two moments.
+    """
+    images = data.train.images[np.arange(len(data.train))]
+    fitted = frechet.reference(frechet.moments(unit(images).reshape(len(images), -1)))
+    normal = Draws([seed], dtype=torch.float64).normal(GAUSSIAN, 0, n, fitted.root.shape[1])[0]
+    drawn = fitted.moments.mean + normal @ fitted.root.T
+    result: NDArray[np.float32] = drawn.clamp(0, 1).float().numpy().reshape(-1, *data.shape)
+    return result
 
 
 def k_means(data: ImageSet, n: int, *, seed: int = 0) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from harness.errors import InputError, UnknownName
 from harness.experiment import Experiment, Settings, validate
 
-_FILLED_IN = ("seed", "schema_version", "data_hash", "model_hash")
+_FILLED_IN = ("seed", "schema_version", "data_hash", "model_hash", "loss_hash")
 SHIPPED = Path(__file__).parent / "grids"
 
 

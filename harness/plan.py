@@ -14,14 +14,15 @@ from typing import Any
 
 import torch
 
-from harness import images, models
+from harness import images, models, user_code
 from harness.errors import HarnessError, InputError
-from harness.experiment import Experiment, without_absent
+from harness.experiment import BalanceSettings, Experiment, without_absent
 from harness.grid import Grid
 from harness.images import ImageSet
 from harness.methods import method
 from harness.models import ImageStatistics
-from harness.objectives.losses import loss
+from harness.objectives.losses import check, cross_entropy, loss
+from harness.objectives.penalties import penalty
 from harness.training import optimizers
 
 _PER_MEMBER = ("seed", "loss", "discriminator_loss_weight")
@@ -104,12 +105,12 @@ def plan(grid: Grid, folders: Sequence[Path]) -> Plan:
 def resolved(experiment: Experiment, data: ImageSet) -> Experiment:
     """The experiment with its data's hash, and its models' and optimizers' defaults, written in."""
     method(experiment.method)
-    loss(experiment.loss)
+    experiment = _objective_resolved(experiment)
     if experiment.updates == "simultaneous" and experiment.k != 1:
         raise InputError(f'updates = "simultaneous" has no inner loop: k = {experiment.k} must be 1.')
     if experiment.batch_size > len(data.train):
         raise InputError(f"batch_size = {experiment.batch_size} is more than the {len(data.train)} training images.")
-    experiment = models.resolved(experiment)
+    experiment = models.resolved(experiment, autoencoder=loss(experiment.loss).score == "reconstruction_error")
     shared = without_absent(experiment.optimizer.model_dump())
     update: dict[str, Any] = {"data_hash": data.content_hash, "optimizer": type(experiment.optimizer)()}
     for role in ("generator", "discriminator"):
@@ -125,6 +126,34 @@ def resolved(experiment: Experiment, data: ImageSet) -> Experiment:
     experiment = experiment.model_copy(update=update)
     models.build(experiment, ImageStatistics(data.shape, torch.zeros(data.shape)))  # refuses what cannot be built
     return experiment
+
+
+def _objective_resolved(experiment: Experiment) -> Experiment:
+    """The experiment with its loss and penalty looked up, and what they stand on written in."""
+    of_players = loss(experiment.loss)
+    is_users = user_code.is_users(experiment.loss)
+    if is_users:
+        check(experiment.loss)
+    update: dict[str, Any] = {"loss_hash": user_code.source_hash(experiment.loss) if is_users else None}
+    if experiment.real_label is not None and of_players.discriminator is not cross_entropy:
+        raise InputError(
+            f"real_label smooths the labels of cross-entropy, which loss {experiment.loss!r} has not; leave it out."
+        )
+    balanced = of_players.score == "reconstruction_error"
+    if experiment.balance is not None and not balanced:
+        raise InputError(f"balance belongs to the loss 'began', not to {experiment.loss!r}; leave it out.")
+    if balanced:
+        update["balance"] = experiment.balance or BalanceSettings()
+    if experiment.penalty is not None:
+        default = penalty(experiment.penalty.name).weight
+        update["penalty"] = experiment.penalty.model_copy(update={"weight": experiment.penalty.weight or default})
+        if balanced:
+            raise InputError(
+                f"penalties are on the slope of scores, which loss {experiment.loss!r} has not; leave it out."
+            )
+        if experiment.updates == "simultaneous":
+            raise InputError('penalties are for updates = "alternating"; leave the penalty out, or alternate.')
+    return experiment.model_copy(update=update)
 
 
 def stacks(runs: Sequence[PlannedRun], size: int | StackSize) -> list[Stack]:
@@ -147,8 +176,14 @@ def _shape(run: PlannedRun) -> str:
     if not models.family(experiment.model).stackable(experiment, run.image_shape):
         return run.id
     shared = {key: value for key, value in experiment.canonical().items() if key not in _PER_MEMBER}
-    if experiment.ema is not None:
-        shared["ema"] = "any"
+    if user_code.is_users(experiment.loss) or loss(experiment.loss).score == "reconstruction_error":
+        shared["loss"] = experiment.loss  # computed for all members, it must suit their scores and not mix them
+    for name in ("ema", "weight_clip", "real_label"):
+        if name in shared:
+            shared[name] = "any"
+    for name, own in (("penalty", ["weight"]), ("instance_noise", ["std"]), ("balance", ["gamma", "rate"])):
+        if name in shared:
+            shared[name] = shared[name] | dict.fromkeys(own, "any")
     for role in ("generator", "discriminator"):
         name = shared[role]["optimizer"]["name"]
         if name in optimizers.STACKABLE:

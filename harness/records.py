@@ -49,7 +49,7 @@ def write(
     for position, run in enumerate(stack.members):
         place = folder.run(run.id)
         diverged_at = trained.diverged_at[position]
-        runs.write_parquet(place.path / "history.parquet", _frame(method, history[:diverged_at, :, position]))
+        runs.write_parquet(place.path / "history.parquet", _frame(method, history[:diverged_at], position))
         if diverged_at is None:
             _write_snapshot(place, len(history), method.sampler(trained.state), position)
             runs.write_npz(place.path / "samples.npz", images=samples[position])
@@ -64,10 +64,10 @@ def _write_snapshot(run: RunFolder, iteration: int, sampler: State, position: in
     runs.write_bytes(run.snapshots / f"{iteration:010d}.safetensors", save(checkpoint.flatten(member)))
 
 
-def _frame(method: Method, rows: np.ndarray) -> pd.DataFrame:
-    """History as a data frame: `iteration` from 1, then the method's columns."""
-    columns = {name: rows[:, number] for number, name in enumerate(method.columns)}
-    return pd.DataFrame({"iteration": np.arange(1, len(rows) + 1), **columns})
+def _frame(method: Method, history: np.ndarray, position: int) -> pd.DataFrame:
+    """A member's history (iterations, columns, m) as a data frame: `iteration` from 1, then its columns."""
+    columns = {name: history[:, method.columns.index(name), position] for name in method.columns_of(position)}
+    return pd.DataFrame({"iteration": np.arange(1, len(history) + 1), **columns})
 
 
 def _provenance(trained: Trained, stack: Stack, position: int, data: ImageSet, processes: Processes) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness import models
+from harness import models, user_code
 from harness.errors import InputError
 from harness.experiment import Experiment, validate
 from harness.methods import method
@@ -107,7 +107,7 @@ def find(run: RunFolder, *, iteration: int | None = None) -> Finished:
     provenance = run.provenance()
     if provenance is None or provenance["outcome"] != "complete":
         raise InputError(f"{run.path} is {run.status()}, not complete; there is nothing to sample from.")
-    if models.is_user_model(experiment.model) and models.source_hash(experiment.model) not in (
+    if user_code.is_users(experiment.model) and user_code.source_hash(experiment.model) not in (
         None,
         experiment.model_hash,
     ):

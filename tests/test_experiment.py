@@ -36,7 +36,13 @@ OTHER: dict[str, Any] = {
     "k": 2,
     "updates": "simultaneous",
     "loss": "minimax",
+    "loss_hash": "ba",
     "discriminator_loss_weight": 0.5,
+    "penalty": {"name": "r1"},
+    "balance": {"gamma": 0.5},
+    "weight_clip": 0.01,
+    "real_label": 0.9,
+    "instance_noise": {"std": 0.1, "until": 9},
     "latent.size": 6,
     "latent.distribution": "uniform",
     "generator.hidden": [3, 3],
@@ -190,7 +196,7 @@ def test_absent_values_are_nulls_and_tables_of_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"iteration": 3}, "unknown key 'iteration' in test. Did you mean 'iterations'? Valid: batch_size, "),
+        ({"iteration": 3}, "unknown key 'iteration' in test. Did you mean 'iterations'? Valid: balance, "),
         ({"latent": {"sice": 3}}, "unknown key 'latent.sice' in test. Did you mean 'latent.size'"),
         ({"optimizer": SGD | {"momentum_ramp": RAMP | {"finl": 1}}}, "Did you mean 'optimizer.momentum_ramp.final'"),
         ({"generator": {"optimizer": {"momentum_ramp": {"a": 1}}}}, "generator.optimizer.momentum_ramp"),

@@ -114,6 +114,18 @@ def test_k_means_has_at_most_half_as_many_centroids_as_training_images(digits: I
         assert (found.images[1197 // 2 : 1197 - 1] == found.images[: 1197 // 2]).all()
 
 
+def test_the_gaussian_has_the_moments_of_the_training_images(digits: ImageSet) -> None:
+    drawn = foreign.gaussian(digits, 20_000).reshape(20_000, -1)
+    images = unit(digits.train.images[np.arange(len(digits.train))]).reshape(-1, 64)
+    inner = np.abs(images.mean(0) - 0.5) < 0.2  # pixels that are hardly ever cut off at 0 and 1
+    assert inner.sum() > 10
+    assert np.abs(drawn.mean(0) - images.mean(0))[inner].max() < 0.03
+    correlations = [np.corrcoef(points[:, inner].T) for points in (drawn, images)]
+    assert np.abs(correlations[0] - correlations[1]).max() < 0.1
+    assert drawn.min() >= 0 and drawn.max() <= 1
+    assert (foreign.gaussian(digits, 5) == foreign.gaussian(digits, 9)[:5]).all()
+
+
 def test_a_companion_is_what_its_source_reads(digits: ImageSet) -> None:
     for name in foreign.COMPANIONS:
         assert (foreign.companion(name, digits, 30, seed=3) == read(name, digits, 30, seed=3).images).all()

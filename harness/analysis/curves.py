@@ -35,9 +35,11 @@ from harness.runs import RunFolder
 POINTS = 200
 TITLE_WIDTH = 30  # characters
 TWO_TERM_LOSSES = ("minimax", "non_saturating")
-OUTPUTS = ("d_real", "d_fake")
+PROBABILITIES = ("d_real", "d_fake")
+OUTPUTS = (*PROBABILITIES, "score_difference")
+BESIDE = ("penalty",)  # in the history, not in the figure
 COLORS = {"discriminator_loss": BLUE, "d_real": BLUE, "generator_loss": VERMILION, "d_fake": VERMILION}
-NAMES = {"d_real": "D(x)", "d_fake": "D(G(z))"}
+NAMES = {"d_real": "D(x)", "d_fake": "D(G(z))", "score_difference": "E a(x) - E a(G(z))"}
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,12 @@ class Panel:
     two_terms: bool
 
     def columns(self, *, outputs: bool) -> list[str]:
-        """The discriminator's outputs, or all other columns."""
+        """The discriminator's outputs (probabilities where it gives them, else score differences), or the losses."""
         found = dict.fromkeys(str(name) for curve in self.curves for name in curve.blocks if name != "iteration")
-        return [name for name in found if (name in OUTPUTS) == outputs]
+        if outputs:
+            probabilities = [name for name in found if name in PROBABILITIES]
+            return probabilities or [name for name in found if name in OUTPUTS]
+        return [name for name in found if name not in (*OUTPUTS, *BESIDE)]
 
     def mean(self) -> pd.DataFrame | None:
         """The mean over complete runs, block by block; None where no run is."""
@@ -164,9 +169,11 @@ def _draw_panel(figure: Figure, place: SubplotSpec, panel: Panel) -> list[Axes]:
     if not outputs:
         return [losses]
     below = figure.add_subplot(inner[1], sharex=losses)
-    _plot(below, panel, outputs, reference=0.5)
-    below.set_ylim(-0.02, 1.02)
-    below.set_yticks([0, 0.5, 1], ["0", "½", "1"])
+    is_probability = outputs[0] in PROBABILITIES
+    _plot(below, panel, outputs, reference=0.5 if is_probability else None)
+    if is_probability:
+        below.set_ylim(-0.02, 1.02)
+        below.set_yticks([0, 0.5, 1], ["0", "½", "1"])
     losses.tick_params(labelbottom=False)
     return [losses, below]
 

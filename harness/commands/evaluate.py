@@ -124,7 +124,7 @@ def evaluate_path(path: Path, options: Options, form: str) -> str:
 
 
 def evaluate_companions(path: Path, options: Options) -> None:
-    """Put the rows of training images and k-means centroids beside the runs of the grids at a path."""
+    """Put the rows of training images, k-means centroids and a Gaussian beside the runs of the grids at a path."""
     processes = Processes()
     try:
         for grid in runs.find_grids(path):

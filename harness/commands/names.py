@@ -14,6 +14,7 @@ from harness.methods import METHODS
 from harness.metrics import features
 from harness.models import FAMILIES
 from harness.objectives.losses import LOSSES
+from harness.objectives.penalties import PENALTIES
 from harness.plan import Plan
 from harness.training.optimizers import OTHERS, STACKABLE
 
@@ -25,6 +26,7 @@ NAMES: dict[str, Sequence[str]] = {
     "metrics": sorted(METRICS),
     "models": sorted(FAMILIES),
     "optimizers": sorted((*STACKABLE, *OTHERS)),
+    "penalties": sorted(PENALTIES),
 }
 
 

@@ -17,7 +17,7 @@ from harness.training.processes import Processes
 def evaluate_companions(
     grid: GridFolder, sets: Sequence[References], request: Request, processes: Processes, *, names: Sequence[str]
 ) -> None:
-    """Evaluate what stands in the place of samples ("training-images", "k-means") of each data set into controls.json.
+    """Evaluate what stands in the place of samples ("training-images", ...) of each data set into controls.json.
 
     What is up to date there stays, other names included.
     """

@@ -10,6 +10,7 @@ from harness.layers.dropout import Dropout
 from harness.layers.linear import Linear, Maxout
 from harness.layers.network import CONVOLUTION_WAYS, Context, ConvolutionWay, Layer, Network, Parameters
 from harness.layers.normalization import BatchNorm
+from harness.layers.spectral import SpectralNorm, spectrally_normalised
 
 __all__ = [
     "CONVOLUTION_WAYS",
@@ -25,9 +26,11 @@ __all__ = [
     "Maxout",
     "Network",
     "Parameters",
+    "SpectralNorm",
     "TransposedConvolution",
     "activation",
     "flatten",
     "scalar",
+    "spectrally_normalised",
     "unflatten",
 ]

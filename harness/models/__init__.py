@@ -6,11 +6,12 @@ A family says which settings its two networks take and builds them for an image 
 
 from __future__ import annotations
 
-from harness.errors import UnknownName
+from harness import user_code
+from harness.errors import InputError, UnknownName
 from harness.experiment import Experiment, NetworkSettings, validate
 from harness.models import dcgan, maxout_mlp, mlp
 from harness.models.family import Family, ImageStatistics, Pair
-from harness.models.user import is_user_model, source_hash, user_family
+from harness.models.user import user_family
 
 FAMILIES: dict[str, Family] = {"mlp": mlp.FAMILY, "maxout-mlp": maxout_mlp.FAMILY, "dcgan": dcgan.FAMILY}
 
@@ -21,9 +22,7 @@ __all__ = [
     "Pair",
     "build",
     "family",
-    "is_user_model",
     "resolved",
-    "source_hash",
 ]
 
 
@@ -32,19 +31,36 @@ def family(name: str) -> Family:
 
     Errors: UnknownName; InputError where a user's module or function is not to be had.
     """
-    if is_user_model(name):
+    if user_code.is_users(name):
         return user_family(name)
     if name not in FAMILIES:
         raise UnknownName("model", name, FAMILIES)
     return FAMILIES[name]
 
 
-def resolved(experiment: Experiment) -> Experiment:
+def resolved(experiment: Experiment, *, autoencoder: bool = False) -> Experiment:
     """The experiment with its model's settings checked and every default written out.
 
+    `autoencoder`: whether the discriminator must be one, which gives images and whose errors are the scores.
     Errors: InputError or UnknownName that names the key.
     """
     kinds = family(experiment.model)
+    of_discriminator = experiment.discriminator
+    if autoencoder and not kinds.autoencodes:
+        able = ", ".join(name for name, one in FAMILIES.items() if one.autoencodes)
+        raise InputError(
+            f"loss {experiment.loss!r} needs a discriminator that is an autoencoder, which model {experiment.model!r} "
+            f"has not; take one of: {able}."
+        )
+    if autoencoder and of_discriminator.model.get("autoencoder") is False:
+        raise InputError(f"loss {experiment.loss!r} needs discriminator.autoencoder; do not take it away.")
+    if autoencoder:
+        settings = of_discriminator.model | {"autoencoder": True}
+        of_discriminator = NetworkSettings(optimizer=of_discriminator.optimizer, **settings)
+    elif kinds.autoencodes and of_discriminator.model.get("autoencoder"):
+        raise InputError(
+            f"discriminator.autoencoder is for losses of its errors, not {experiment.loss!r}; leave it out."
+        )
 
     def filled(role: str, settings: NetworkSettings) -> NetworkSettings:
         kind = kinds.settings[role]
@@ -54,7 +70,7 @@ def resolved(experiment: Experiment) -> Experiment:
         return NetworkSettings(optimizer=settings.optimizer, **checked.model_dump(mode="json"))
 
     update = {"generator": filled("generator", experiment.generator)}
-    update["discriminator"] = filled("discriminator", experiment.discriminator)
+    update["discriminator"] = filled("discriminator", of_discriminator)
     return experiment.model_copy(update=update | {"model_hash": kinds.source_hash})
 
 

@@ -23,9 +23,18 @@ from harness.layers import (
     activation,
     flatten,
     scalar,
+    spectrally_normalised,
     unflatten,
 )
-from harness.models.family import Family, ImageStatistics, Pair
+from harness.models.family import (
+    Added,
+    Family,
+    ImageStatistics,
+    Pair,
+    ReconstructionError,
+    Removed,
+    StackedNetwork,
+)
 
 _HALVING: dict[str, Any] = {"kernel": 4, "stride": 2, "padding": 1}
 
@@ -50,9 +59,16 @@ class GeneratorSettings(NetworkSettings):
 
 
 class DiscriminatorSettings(NetworkSettings):
-    """`signed_input`: whether images are moved from [0, 1] to [-1, 1] first, where the paper's data lie."""
+    """`signed_input`: whether images are moved from [0, 1] to [-1, 1] first, where the paper's data lie.
+
+    Without `batch_norm` all layers have biases: a slope penalty is about one image, and batch moments mix them.
+    """
 
     signed_input: bool = True
+    batch_norm: Removed = None
+    spectral_norm: Added = None
+    autoencoder: Added = None
+    """Whether it gives images, whose errors are the scores: filled in for the losses that need it."""
 
 
 def generator(settings: GeneratorSettings, *, latent: int, images: ImageStatistics) -> Network:
@@ -74,8 +90,11 @@ def generator(settings: GeneratorSettings, *, latent: int, images: ImageStatisti
     return Network((*layers, activation("sigmoid" if settings.output == "sigmoid" else "unit_tanh")))
 
 
-def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -> Network:
-    """Image to smaller and smaller images, to one logit; leaky ReLU, and batch norm on all but the first."""
+def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -> StackedNetwork:
+    """Image to smaller and smaller images, to one logit; leaky ReLU, and batch norm on all but the first if wanted.
+
+    As an autoencoder it goes back through larger and larger images to one like the first, whose error is the score.
+    """
     channels, *shape = images.shape
     stages = halvings(settings.stages, images, role="discriminator")
     widths = [settings.channels * 2**stage for stage in range(stages)]
@@ -83,10 +102,20 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
     layers: list[Layer] = [activation("signed")] if settings.signed_input else []
     layers += [Convolution("down0", channels, widths[0], weight_std=std, **_HALVING), activation("leaky_relu")]
     for number, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=1):
-        layers.append(Convolution(f"down{number}", inputs, outputs, weight_std=std, bias=False, **_HALVING))
-        layers += _normalised(f"norm{number}", outputs, "leaky_relu")
-    features = widths[-1] * (shape[0] >> stages) * (shape[1] >> stages)
-    return Network((*layers, flatten(), Linear("output", features, 1, weight_std=std), scalar()))
+        plain = settings.batch_norm is False
+        layers.append(Convolution(f"down{number}", inputs, outputs, weight_std=std, bias=plain, **_HALVING))
+        layers += [activation("leaky_relu")] if plain else _normalised(f"norm{number}", outputs, "leaky_relu")
+    if settings.autoencoder:
+        for number, (inputs, outputs) in enumerate(itertools.pairwise(reversed(widths))):
+            layers.append(TransposedConvolution(f"up{number}", inputs, outputs, weight_std=std, **_HALVING))
+            layers.append(activation("leaky_relu"))
+        layers.append(TransposedConvolution("output", widths[0], channels, weight_std=std, **_HALVING))
+        layers.append(activation("sigmoid"))
+    else:
+        features = widths[-1] * (shape[0] >> stages) * (shape[1] >> stages)
+        layers += [flatten(), Linear("output", features, 1, weight_std=std), scalar()]
+    network = Network(tuple(spectrally_normalised(layers) if settings.spectral_norm else layers))
+    return ReconstructionError(network) if settings.autoencoder else network
 
 
 def halvings(stages: int | None, images: ImageStatistics, *, role: str) -> int:

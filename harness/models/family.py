@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Annotated, Protocol
 
+from pydantic import AfterValidator
 from torch import Tensor
 
 from harness.draws import Draws
 from harness.experiment import Experiment, Settings
 from harness.layers import Context, Parameters
+
+Added = Annotated[bool | None, AfterValidator(lambda value: value or None)]
+"""A switch that came later: off is what was before, so it is absent, and leaves run ids as they were."""
+Removed = Annotated[bool | None, AfterValidator(lambda value: None if value else value)]
+"""A switch that came later, for what was always there: on is absent."""
 
 
 class StackedNetwork(Protocol):
@@ -30,6 +36,23 @@ class ImageStatistics:
 
     shape: tuple[int, int, int]
     mean: Tensor
+
+
+@dataclass(frozen=True)
+class ReconstructionError:
+    """An autoencoder as a discriminator: images x to scores mean |x - D(x)|, (m, n). Berthelot et al. 2017."""
+
+    network: StackedNetwork
+
+    @property
+    def buffers(self) -> frozenset[str]:
+        return self.network.buffers
+
+    def init(self, draws: Draws, purpose: str) -> Parameters:
+        return self.network.init(draws, purpose)
+
+    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
+        return (x - self.network(parameters, x, context)).abs().flatten(2).mean(2)
 
 
 @dataclass(frozen=True)
@@ -56,6 +79,12 @@ class Family:
     """Whether several members of a resolved experiment on images of a shape (c, h, w) may share a stack."""
     stack_sizes: Mapping[str, int] = field(default_factory=lambda: {"cpu": 8, "cuda": 32})
     """How many members suit a stack, by type of device: `harness bench packed` measures it."""
+
+    @property
+    def autoencodes(self) -> bool:
+        """Whether its discriminator can be an autoencoder, which gives images and whose errors are the scores."""
+        settings = self.settings["discriminator"]
+        return settings is not None and "autoencoder" in settings.model_fields
 
     def stack_size(self, device: str) -> int:
         """How many members suit a stack on a type of device."""

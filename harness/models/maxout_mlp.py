@@ -11,9 +11,9 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from harness.experiment import Experiment, Fraction, Positive, Settings, validate
-from harness.layers import Layer, Linear, Maxout, Network, flatten, scalar
+from harness.layers import Layer, Linear, Maxout, Network, flatten, scalar, spectrally_normalised
 from harness.models import mlp
-from harness.models.family import Family, ImageStatistics, Pair
+from harness.models.family import Added, Family, ImageStatistics, Pair
 
 
 class GeneratorSettings(mlp.GeneratorSettings):
@@ -31,6 +31,7 @@ class DiscriminatorSettings(Settings):
     pieces: Annotated[int, Field(ge=1)] = 5
     dropout: tuple[Fraction, ...] = (0.2, 0.5, 0.5)
     weight_range: Positive | tuple[Positive, ...] | None = 0.005
+    spectral_norm: Added = None
 
     @model_validator(mode="after")
     def _lengths(self) -> DiscriminatorSettings:
@@ -48,7 +49,8 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
         for number, (inputs, units) in enumerate(zip(widths, settings.hidden, strict=False))
     ]
     score = Linear("output", widths[-1], 1, mlp.at_layer(settings.weight_range, len(settings.hidden)))
-    return Network((flatten(), *mlp.with_dropout(hidden, settings.dropout), score, scalar()))
+    layers: list[Layer] = [flatten(), *mlp.with_dropout(hidden, settings.dropout), score, scalar()]
+    return Network(tuple(spectrally_normalised(layers) if settings.spectral_norm else layers))
 
 
 def build(experiment: Experiment, images: ImageStatistics) -> Pair:

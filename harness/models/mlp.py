@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -11,8 +12,19 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from harness.experiment import Experiment, Fraction, Positive, Settings, validate
-from harness.layers import BatchNorm, Dropout, Layer, Linear, Network, activation, flatten, scalar, unflatten
-from harness.models.family import Family, ImageStatistics, Pair
+from harness.layers import (
+    BatchNorm,
+    Dropout,
+    Layer,
+    Linear,
+    Network,
+    activation,
+    flatten,
+    scalar,
+    spectrally_normalised,
+    unflatten,
+)
+from harness.models.family import Added, Family, ImageStatistics, Pair, ReconstructionError, StackedNetwork
 
 Width = Annotated[int, Field(ge=1)]
 ActivationName = Literal["relu", "leaky_relu", "sigmoid", "tanh"]
@@ -54,6 +66,9 @@ class DiscriminatorSettings(Settings):
     weight_range: Positive | tuple[Positive, ...] | None = None
     signed_input: bool = False
     """Whether images are moved from [0, 1] to [-1, 1] first."""
+    spectral_norm: Added = None
+    autoencoder: Added = None
+    """Whether it gives images, whose errors are the scores: filled in for the losses that need it."""
 
     @model_validator(mode="after")
     def _lengths(self) -> DiscriminatorSettings:
@@ -83,16 +98,29 @@ def generator(settings: GeneratorSettings, *, latent: int, images: ImageStatisti
     return Network(tuple(layers))
 
 
-def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -> Network:
-    """Image to hidden layers to one logit."""
+def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -> StackedNetwork:
+    """Image to hidden layers to one logit; or back through as many to an image, whose error is the score."""
     widths = (math.prod(images.shape), *settings.hidden)
     hidden: list[list[Layer]] = []
     for number, (inputs, outputs) in enumerate(zip(widths, settings.hidden, strict=False)):
         linear = Linear(f"hidden{number}", inputs, outputs, at_layer(settings.weight_range, number))
         hidden.append([linear, activation(settings.activation)])
     first: list[Layer] = [flatten(), activation("signed")] if settings.signed_input else [flatten()]
-    score = Linear("output", widths[-1], 1, at_layer(settings.weight_range, len(settings.hidden)))
-    return Network((*first, *with_dropout(hidden, settings.dropout), score, scalar()))
+    layers = [*first, *with_dropout(hidden, settings.dropout)]
+    last = at_layer(settings.weight_range, len(settings.hidden))
+    if settings.autoencoder:
+        for number, (inputs, outputs) in enumerate(itertools.pairwise(reversed(settings.hidden))):
+            weight_range = at_layer(settings.weight_range, len(settings.hidden) - 1 - number)
+            layers += [Linear(f"decoder{number}", inputs, outputs, weight_range), activation(settings.activation)]
+        layers += [
+            Linear("output", (*settings.hidden, widths[0])[0], widths[0], last),
+            activation("sigmoid"),
+            unflatten(images.shape),
+        ]
+    else:
+        layers += [Linear("output", widths[-1], 1, last), scalar()]
+    network = Network(tuple(spectrally_normalised(layers) if settings.spectral_norm else layers))
+    return ReconstructionError(network) if settings.autoencoder else network
 
 
 def with_dropout(hidden: Sequence[Sequence[Layer]], rates: Sequence[float]) -> list[Layer]:

@@ -9,9 +9,6 @@ Several members train as one stack through torch.func where a trial shows that e
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import json
 import math
 import random
@@ -20,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from harness import user_code
 from harness.draws import Draws, purpose_word
 from harness.errors import InputError
 from harness.experiment import Experiment
@@ -38,28 +35,13 @@ Build = Callable[..., tuple[nn.Module, nn.Module]]
 _TRIAL_ROWS = 8  # two batches of four
 
 
-def is_user_model(name: str) -> bool:
-    """Whether a model's name is a user's "module:function"."""
-    return ":" in name
-
-
 def user_family(name: str) -> Family:
     """The family behind "module:function".
 
     Errors: InputError where the module cannot be imported or has no such function.
     """
-    module_name, _, function_name = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise InputError(
-            f"model {name!r}: {module_name}.py cannot be imported ({type(error).__name__}: {error}); "
-            "put it into this folder, beside the grid file or on PYTHONPATH."
-        ) from error
-    build = getattr(module, function_name, None)
-    if not callable(build) or getattr(module, "__file__", None) is None:
-        raise InputError(f"model {name!r}: {module_name} has no function {function_name!r}.")
-    digest = source_hash(name)
+    build = user_code.load("model", name, what="function", fits=callable)
+    digest = user_code.source_hash(name)
     recipe = partial(Recipe.of, name, digest, build)
     return Family(
         {"generator": None, "discriminator": None},
@@ -67,16 +49,6 @@ def user_family(name: str) -> Family:
         source_hash=digest,
         stackable=lambda experiment, shape: stackable(recipe(experiment, shape), experiment.precision),
     )
-
-
-def source_hash(name: str) -> str | None:
-    """sha256 of the source file behind "module:function", found without running it; None where there is none."""
-    try:
-        spec = importlib.util.find_spec(name.partition(":")[0])
-    except (ImportError, ValueError):
-        return None
-    path = Path(spec.origin) if spec and spec.origin else None
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else None
 
 
 @dataclass(frozen=True)

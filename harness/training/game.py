@@ -13,13 +13,14 @@ from harness.draws import Draws
 from harness.experiment import Experiment, LatentSettings, OptimizerSettings
 from harness.layers import Context, ConvolutionWay, Parameters
 from harness.models import ImageStatistics, Pair, build
-from harness.objectives.losses import StackedLoss
+from harness.objectives.penalties import charge
 from harness.training.clock import Clock, Count, HostClock
+from harness.training.objective import Minibatch, Objective
 from harness.training.optimizers import StackedOptimizer
 from harness.training.processes import Processes
 
 State = dict[str, Parameters]
-"""Tensors with the members axis, by part: generator, discriminator, their optimizers, ema."""
+"""Tensors with the members axis, by part: generator, discriminator, their optimizers, objective, ema."""
 
 ROLES = ("generator", "discriminator")
 
@@ -30,8 +31,7 @@ class Game:
 
     pair: Pair
     optimizers: dict[str, StackedOptimizer]
-    loss: StackedLoss
-    discriminator_loss_weight: float | Tensor
+    objective: Objective
     latent: LatentSettings
     batch_size: int
     k: int
@@ -47,16 +47,10 @@ class Game:
     ) -> Game:
         """The stack of these resolved experiments, which agree on everything that shapes the computation."""
         shared = members[0]
-        weights = [member.discriminator_loss_weight for member in members]
         return cls(
             pair=build(shared, images),
             optimizers={role: StackedOptimizer.of([optimizer(member, role) for member in members]) for role in ROLES},
-            loss=StackedLoss.of([member.loss for member in members], device=processes.device),
-            discriminator_loss_weight=(
-                weights[0]
-                if len(set(weights)) == 1
-                else torch.tensor(weights, dtype=processes.dtype, device=processes.device)
-            ),
+            objective=Objective.of(members, processes),
             latent=shared.latent,
             batch_size=shared.batch_size,
             k=shared.k,
@@ -89,6 +83,34 @@ class Game:
         a = a.to(self.processes.dtype)
         return [self.processes.gather(part) for part in a.chunk(len(batches), 1)]
 
+    def seen(self, images: Sequence[Tensor], purpose: str, update: int, iteration: int) -> Sequence[Tensor]:
+        """Batches of images (m, local n, c, h, w) as D sees them: with this iteration's noise, where there is any."""
+        if self.objective.noise is None:
+            return images
+        left = self.clock.moment(Count, iteration).number(
+            lambda at: max(0.0, 1 - at.update / self.objective.noise_until)
+        )
+        scale = (self.objective.noise * left).view(-1, 1, 1, 1, 1)
+        width = images[0][0, 0].numel()
+        noise = self.draws.normal(f"noise/{purpose}", update, self.batch_size, width, batches=len(images))
+        parts = noise.chunk(len(images), 1)
+        return [one + scale * part.view_as(one) for one, part in zip(images, parts, strict=True)]
+
+    def charge(self, state: State, real: Tensor, fake: Tensor, update: int) -> Tensor | None:
+        """What each member's penalty charges for D's slope, over all processes: (m,); None where there is none."""
+        if self.objective.penalty is None:
+            return None
+
+        def discriminator(points: Tensor) -> Tensor:
+            with self.processes.autocast():
+                context = self._context("discriminator/penalty/D", update, 1)
+                a: Tensor = self.pair.discriminator(state["discriminator"], points, context)
+            return a.to(self.processes.dtype)
+
+        minibatch = Minibatch(real, fake, update, self.batch_size, self.draws, self.processes)
+        charged = charge(self.objective.penalty, discriminator, minibatch)
+        return self.processes.gather(charged).mean(-1)
+
     def descend(self, role: str, loss: Tensor, state: State, update: int, iteration: int) -> None:
         """One update of a player's parameters, in place, down the losses (m,) of the members."""
         self.update(role, self.gradients(role, loss, state), state, update, iteration)
@@ -112,6 +134,8 @@ class Game:
 
         trained, slots = self.trained(role, state), state[f"{role}_optimizer"]
         self.optimizers[role].step(trained, gradients, slots, self.clock.moment(count, iteration))
+        if role == "discriminator":
+            self.objective.clip(trained.values())
 
     def trained(self, role: str, state: State) -> Parameters:
         """The tensors of a player that gradients train."""

@@ -27,8 +27,7 @@ class Gan:
     ema: Tensor | None
     """Each member's decay, (m,)."""
 
-    columns = step.COLUMNS
-    parts = (*ROLES, *(f"{role}_optimizer" for role in ROLES))
+    parts = (*ROLES, *(f"{role}_optimizer" for role in ROLES), "objective")
 
     @classmethod
     def of(
@@ -41,6 +40,15 @@ class Gan:
         return cls(game, members[0].updates, ema)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """What a row of history holds."""
+        return self.game.objective.columns
+
+    def columns_of(self, position: int) -> tuple[str, ...]:
+        """Those that mean something for a member."""
+        return self.game.objective.columns_of(position)
+
+    @property
     def draws(self) -> Draws:
         """The members' random numbers."""
         return self.game.draws
@@ -48,7 +56,12 @@ class Gan:
     @property
     def capturable(self) -> bool:
         """Whether an iteration is a fixed sequence of kernels on one device."""
-        return self.game.pair.capturable and all(optimizer.capturable for optimizer in self.game.optimizers.values())
+        optimizers = self.game.optimizers.values()
+        return (
+            self.game.pair.capturable
+            and self.game.objective.capturable
+            and all(optimizer.capturable for optimizer in optimizers)
+        )
 
     def reading(self, draws: Draws, clock: Clock) -> Gan:
         """The same method, whose random numbers and schedules come from elsewhere."""
@@ -72,6 +85,8 @@ class Gan:
             network = getattr(self.game.pair, role)
             state[role] = network.init(draws, f"init/{role}")
             state[f"{role}_optimizer"] = self.game.optimizers[role].init(self.game.trained(role, state))
+        example = next(iter(state["generator"].values()))
+        state["objective"] = self.game.objective.init(len(example), like=example)
         if self.ema is not None:
             state["ema"] = {name: tensor.clone() for name, tensor in state["generator"].items()}
         return state

@@ -40,6 +40,9 @@ class Method(Protocol):
     def columns(self) -> tuple[str, ...]:
         """What a row of history holds."""
 
+    def columns_of(self, position: int) -> tuple[str, ...]:
+        """Those that mean something for a member."""
+
     @property
     def parts(self) -> tuple[str, ...]:
         """The keys of the state that are always there."""

@@ -14,45 +14,61 @@ from torch import Tensor
 from harness.training.game import Game, State
 
 Row = Tensor
-COLUMNS = ("discriminator_loss", "generator_loss", "d_real", "d_fake")
 
 
 def alternating(game: Game, state: State, batches: Sequence[Tensor], iteration: int) -> Row:
     """k updates of D, each on fresh noise and data, then one of G on fresh noise."""
+    objective = game.objective
     for j, x in enumerate(batches):
         update = iteration * game.k + j
         with torch.no_grad():
             fake = game.generate(state, game.latents("discriminator", update), "discriminator", update)
+            x, fake = game.seen((x, fake), "discriminator", update, iteration)
         a_real, a_fake = game.scores(state, (x, fake), "discriminator", update)
-        loss_d = game.loss.discriminator(a_real, a_fake)
-        game.descend("discriminator", loss_d * game.discriminator_loss_weight, state, update, iteration)
+        loss_d = objective.discriminator(a_real, a_fake, state["objective"])
+        charge = game.charge(state, x, fake, update)
+        game.descend("discriminator", objective.weighted(loss_d, charge), state, update, iteration)
+        objective.settle(a_real, a_fake, state["objective"])
 
     fake = game.generate(state, game.latents("generator", iteration), "generator", iteration)
+    (fake,) = game.seen((fake,), "generator", iteration, iteration)
     (a,) = game.scores(state, (fake,), "generator", iteration)
-    loss_g = game.loss.generator(a)
+    loss_g = objective.loss.generator(_anchor(game, state, x, iteration), a)
     game.descend("generator", loss_g, state, iteration, iteration)
-    return row(loss_d, loss_g, a_real, a_fake)
+    return objective.row(loss_d, loss_g, a_real, a_fake, charge, state["objective"])
+
+
+def _anchor(game: Game, state: State, x: Tensor, iteration: int) -> Tensor | None:
+    """Scores of the last data, for a generator whose loss compares with them.
+
+    They have a pass of their own that leaves no trace, so that members of the stack whose loss does not compare keep
+    their bits.
+    """
+    if not game.objective.loss.relative:
+        return None
+    discriminator = state["discriminator"]
+    buffers = {name: discriminator[name].clone() for name in game.pair.discriminator.buffers}
+    with torch.no_grad():
+        (a_real,) = game.scores({"discriminator": discriminator | buffers}, (x,), "generator/real", iteration)
+    return a_real
 
 
 def simultaneous(game: Game, state: State, batches: Sequence[Tensor], iteration: int) -> Row:
     """One update of D and one of G, from one minibatch and one forward pass: what the authors' code did (k = 1)."""
+    objective = game.objective
     (x,) = batches
     fake = game.generate(state, game.latents("both", iteration), "both", iteration)
+    x, fake = game.seen((x, fake), "both", iteration, iteration)
     (a_real,) = game.scores(state, (x,), "both/real", iteration)
     (a_fake,) = game.scores(state, (fake,), "both/fake", iteration)
-    loss_d = game.loss.discriminator(a_real, a_fake)
-    loss_g = game.loss.generator(a_fake)
-    slopes_d = game.gradients("discriminator", loss_d * game.discriminator_loss_weight, state, keep_graph=True)
+    loss_d = objective.discriminator(a_real, a_fake, state["objective"])
+    loss_g = objective.loss.generator(a_real.detach(), a_fake)
+    slopes_d = game.gradients("discriminator", objective.weighted(loss_d, None), state, keep_graph=True)
     slopes_g = game.gradients("generator", loss_g, state)
     game.update("discriminator", slopes_d, state, iteration, iteration)
     game.update("generator", slopes_g, state, iteration, iteration)
-    return row(loss_d, loss_g, a_real, a_fake)
-
-
-@torch.no_grad()
-def row(loss_d: Tensor, loss_g: Tensor, a_real: Tensor, a_fake: Tensor) -> Row:
-    """One line of history, (columns, m): the losses, and D(x) and D(G(z)) averaged over the last minibatch."""
-    return torch.stack([loss_d, loss_g, a_real.sigmoid().mean(-1), a_fake.sigmoid().mean(-1)])
+    objective.settle(a_real, a_fake, state["objective"])
+    return objective.row(loss_d, loss_g, a_real, a_fake, None, state["objective"])
 
 
 ALGORITHMS = {"alternating": alternating, "simultaneous": simultaneous}

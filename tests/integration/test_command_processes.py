@@ -108,6 +108,40 @@ def test_two_processes_train_the_parameters_of_one(folder: str, on_one: Path, re
     assert max(difference(one[stack], two[stack]) for stack in one) < 1e-5
 
 
+OBJECTIVES = """\
+name = "objectives"
+seeds = [0]
+[experiment]
+dataset = "digits"
+model = "mlp"
+iterations = 15
+batch_size = 32
+precision = "float64"
+latent = {size = 8}
+optimizer = {name = "SGD", lr = 0.05}
+[axes]
+objective = [
+    {name = "batch norm", model = "dcgan", loss = "wgan", penalty = {name = "gradient_penalty", weight = 0.1}, WIDE},
+    {name = "spread of the batch", penalty = {name = "dragan"}, discriminator = {spectral_norm = true}},
+    {name = "means of the batch", loss = "relativistic", instance_noise = {std = 0.1, until = 10}},
+    {name = "balance", loss = "began", weight_clip = 0.2},
+]
+""".replace(
+    "WIDE", "optimizer.lr = 0.005, generator = {channels = 4}, discriminator = {channels = 4, weight_std = 0.2}"
+)
+
+
+def test_objectives_that_look_at_the_whole_batch_are_those_of_one_process(
+    harness: Harness, launch: Harness, tmp_path: Path
+) -> None:
+    path = tmp_path / "objectives.toml"
+    path.write_text(OBJECTIVES)
+    one = parameters(trained_by(harness, path, tmp_path / "one"))
+    two = parameters(trained_by(launch, path, tmp_path / "two", *TOGETHER))
+    assert one.keys() == two.keys() and len(one) == 4
+    assert max(difference(one[stack], two[stack]) for stack in one) < 1e-9
+
+
 def test_two_processes_write_the_history_of_one(on_one: Path, on_two: Path) -> None:
     paths = sorted(on_one.glob("runs/*/history.parquet"))
     assert len(paths) == RUNS

@@ -25,6 +25,7 @@ from harness.layers import (
     scalar,
     unflatten,
 )
+from harness.layers.linear import largest_piece
 
 SEEDS = (0, 1, 7)
 ContextOf = Callable[..., Context]
@@ -80,6 +81,19 @@ def test_linear_equals_torch(context_of: ContextOf) -> None:
     for member in range(len(SEEDS)):
         plain = plain_linear(parameters["l.weight"][member], parameters["l.bias"][member])
         torch.testing.assert_close(y[member], plain(x[member]))
+
+
+def test_the_largest_piece_has_the_gradients_of_amax() -> None:
+    x = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    slopes = torch.linspace(-1, 1, 40, dtype=torch.float64).view(2, 4, 5)
+    with torch.no_grad():
+        x[0, :, 1] = x[0, :, 0]  # ties share the gradient
+        x[1, 0] = 0.5
+    assert largest_piece(x).equal(x.amax(2))
+    found, expected = (torch.autograd.grad(one, x, slopes)[0] for one in (largest_piece(x), x.amax(2)))
+    assert found.equal(expected)
+    distinct = x.detach()[1:, 1:].clone().requires_grad_()
+    assert torch.autograd.gradcheck(largest_piece, distinct) and torch.autograd.gradgradcheck(largest_piece, distinct)
 
 
 def test_maxout_is_the_largest_piece_of_each_unit(context_of: ContextOf) -> None:

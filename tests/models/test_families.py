@@ -143,6 +143,7 @@ def test_defaults_are_written_out() -> None:
         "pieces": 2,
         "dropout": [0.2, 0.5, 0.5],
         "weight_range": 0.005,
+        "spectral_norm": None,
     }
     assert resolved(found) == found
 

@@ -40,6 +40,17 @@ STACKS: dict[str, list[dict[str, Any]]] = {
         {"ema": 0.5, "generator": {"batch_norm": True, "hidden": [12, 10]}},
         {"ema": 0.9, "generator": {"batch_norm": True, "hidden": [12, 10]}, "seed": 3},
     ],
+    "penalties, clips and noise": [
+        {
+            "loss": loss,
+            "seed": seed,
+            "penalty": {"name": "gradient_penalty", "weight": 1.0 + seed},
+            "weight_clip": 0.1 * (1 + seed),
+            "instance_noise": {"std": 0.1, "until": 70},
+            "discriminator": DROPOUT | {"spectral_norm": True},
+        }
+        for seed, loss in enumerate(["wgan", "relativistic", "hinge"])
+    ],
     "three losses in turn": [{"loss": loss, "seed": i} for i, loss in enumerate(["minimax", "non_saturating"] * 2)],
 }
 

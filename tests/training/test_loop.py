@@ -30,6 +30,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "dropout and batch norm, Adam": HARD | {"optimizer": ADAM},
     "averaged generator": HARD | {"ema": 0.9},
     "centred RMSprop": {"optimizer": {"name": "RMSprop", "lr": 1e-3, "momentum": 0.5, "centered": True}},
+    "gradient penalty, spectral norm, clipped": {
+        "loss": "wgan",
+        "penalty": {"name": "gradient_penalty"},
+        "weight_clip": 0.2,
+        "discriminator": HARD["discriminator"] | {"spectral_norm": True},
+    },
+    "relativistic, DRAGAN, noise": {
+        "loss": "relativistic",
+        "penalty": {"name": "dragan", "weight": 0.1},
+        "instance_noise": {"std": 0.1, "until": 50},
+    },
+    "BEGAN": {"loss": "began", "balance": {"rate": 0.1}},
     "AdamW": {"optimizer": {"name": "AdamW", "lr": 1e-3, "weight_decay": 0.1}},
     "NAdam": {"optimizer": {"name": "NAdam", "lr": 1e-3}},
 }
@@ -89,7 +101,9 @@ def test_resume_gives_the_same_parameters_and_history(
             run(gan_of(*members, precision="float32"), "stopped", stop_at=stop_at)
     resumed = run(gan_of(*members, precision="float32"), "stopped")
     assert_same_bits(undisturbed.state, resumed.state)
-    assert undisturbed.history.equal(resumed.history) and undisturbed.history.shape == (60, 4, 2)
+    assert undisturbed.diverged_at == (None, None)
+    columns = len(gan_of(*members).columns)
+    assert undisturbed.history.equal(resumed.history) and undisturbed.history.shape == (60, columns, 2)
 
 
 def test_resume_after_a_kill_goes_on_from_the_last_checkpoint(gan_of: Callable[..., Gan], run: Run) -> None:

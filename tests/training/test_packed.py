@@ -37,6 +37,12 @@ MIXED: dict[str, list[dict[str, Any]]] = {
         {"seed": 0, "optimizer": {"lr": 1e-3}, "loss": "minimax"},
         {"seed": 1, "optimizer": {"lr": 2e-3, "eps": 1e-4}},
     ],
+    "all kinds of losses": [
+        {"seed": 0, "loss": "wgan"},
+        {"seed": 1, "loss": "relativistic"},
+        {"seed": 2, "loss": "hinge"},
+        {"seed": 3, "loss": "lsgan"},
+    ],
     "RMSprops": [
         {"seed": 0, "optimizer": {"name": "RMSprop", "lr": 1e-3}},
         {"seed": 1, "optimizer": {"name": "RMSprop", "lr": 2e-3, "alpha": 0.9}},
@@ -58,9 +64,27 @@ SHAPES: dict[str, dict[str, Any]] = {
         "discriminator": {"channels": 3, "weight_std": 0.2},
     },
 }
+# What a stack shares of penalties and constraints; each member has its own factors.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gradient penalty, spectral norm": {
+        "penalty": {"name": "gradient_penalty", "weight": 0.5},
+        "discriminator": {"hidden": [9, 8], "spectral_norm": True, "dropout": [0.2, 0.5, 0.5]},
+    },
+    "DRAGAN, clipped": {"penalty": {"name": "dragan", "weight": 0.3}, "weight_clip": 0.1},
+    "R1, noise": {"penalty": {"name": "r1"}, "instance_noise": {"std": 0.2, "until": 20}, "k": 2},
+    "convolutions with a penalty": {
+        "model": "dcgan",
+        "penalty": {"name": "gradient_penalty"},
+        "optimizer": {"name": "SGD", "lr": 0.02},
+        "generator": {"channels": 3, "weight_std": 0.2},
+        "discriminator": {"channels": 3, "weight_std": 0.2, "batch_norm": False, "spectral_norm": True},
+    },
+}
+SHAPES |= VARIANTS
 # Where rounding stays rounding for as long as the test looks. Optimizers whose first steps do not depend on the
 # gradient's size blow up what little there is before batch normalisation, as large rates do in tiny convolutions.
 COMBINATIONS = [
+    *(("all kinds of losses", shape) for shape in VARIANTS),
     ("losses, rates and seeds", "k = 2, dropout, batch norm, average"),
     *((members, "simultaneous, maxout") for members in MIXED),
     ("gentle rates", "convolutions"),

@@ -93,7 +93,7 @@ class Plain:
         self.sgd_g.zero_grad()
         torch.autograd.backward(loss_g)
         self.sgd_g.step()
-        return torch.stack([loss_d, loss_g, real_score.sigmoid().mean(), fake_score.sigmoid().mean()]).detach()
+        return row(loss_d, loss_g, real_score, fake_score)
 
     def simultaneous(self, iteration: int) -> Tensor:
         fake = self.generate(self.z("both", iteration))
@@ -106,7 +106,12 @@ class Plain:
             parameter.grad = slope
         self.sgd_d.step()
         self.sgd_g.step()
-        return torch.stack([loss_d, loss_g, real_score.sigmoid().mean(), fake_score.sigmoid().mean()]).detach()
+        return row(loss_d, loss_g, real_score, fake_score)
+
+
+def row(loss_d: Tensor, loss_g: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+    """A line of history."""
+    return torch.stack([loss_d, loss_g, real.sigmoid().mean(), fake.sigmoid().mean()]).detach()
 
 
 def distance(found: Parameters, expected: Parameters) -> float:

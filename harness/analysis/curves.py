@@ -104,9 +104,10 @@ def _panel(title: str, runs: Sequence[tuple[RunFolder, pd.DataFrame | None]], *,
     experiments = [run.experiment() for run, _ in runs]
     # a baseline's record names a loss as well, which it does not use
     adversarial = all(experiment.get("method", "gan") == "gan" for experiment in experiments)
-    return Panel(
-        title, drawn, adversarial and all(experiment.get("loss") in TWO_TERM_LOSSES for experiment in experiments)
+    two_terms = all(
+        experiment.get("loss") in TWO_TERM_LOSSES and "real_label" not in experiment for experiment in experiments
     )
+    return Panel(title, drawn, adversarial and two_terms)
 
 
 def _thin(history: pd.DataFrame, block: int) -> pd.DataFrame:
@@ -149,7 +150,7 @@ def _draw(panels: list[Panel], *, title: str, caption: str, columns: int) -> Fig
         handles=_legend(panels),
         loc="upper left",
         bbox_to_anchor=(0.04 / width, 1 - (0.2 + LARGE / 72) / height),
-        ncols=6 if width > 8 else 2,
+        ncols=4 if width > 8 else 2,
         frameon=False,
         fontsize=NORMAL,
         handlelength=1.6,
@@ -231,7 +232,7 @@ def _legend(panels: Sequence[Panel]) -> list[Line2D]:
                 color=GREY,
                 linewidth=0.9,
                 linestyle=(0, (4, 3)),
-                label="equilibrium: discriminator loss log 4, D = ½",
+                label="equilibrium: log 4, ½",
             )
         )
     return handles

@@ -263,12 +263,11 @@ def product_types(monkeypatch: pytest.MonkeyPatch) -> set[torch.dtype]:
     return types
 
 
-# torch leaves the mode's own methods untyped.
-class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Largest(TorchDispatchMode):
     """Notes the most bytes of any tensor made in it."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.bytes = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

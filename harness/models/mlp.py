@@ -109,11 +109,12 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
     layers = [*first, *with_dropout(hidden, settings.dropout)]
     last = at_layer(settings.weight_range, len(settings.hidden))
     if settings.autoencoder:
+        outermost = settings.hidden[0] if settings.hidden else widths[0]
         for number, (inputs, outputs) in enumerate(itertools.pairwise(reversed(settings.hidden))):
             weight_range = at_layer(settings.weight_range, len(settings.hidden) - 1 - number)
             layers += [Linear(f"decoder{number}", inputs, outputs, weight_range), activation(settings.activation)]
         layers += [
-            Linear("output", (*settings.hidden, widths[0])[0], widths[0], last),
+            Linear("output", outermost, widths[0], last),
             activation("sigmoid"),
             unflatten(images.shape),
         ]

@@ -38,6 +38,11 @@ class Loss:
     score: Score = "logit"
     relative: bool = False
 
+    @property
+    def of_generator(self) -> Callable[..., Tensor]:
+        """The generator's loss as a function of (real, fake), whether it compares or not."""
+        return self.generator if self.relative else _Absolute(self.generator)
+
 
 def cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
     """-V(D, G) = -E log D(x) - E log(1 - D(G(z))); log 4 at zero logits. Goodfellow et al. 2014, equation 1."""
@@ -148,12 +153,10 @@ def check(name: str) -> None:
     other = torch.cat([fake[:1], 3 * fake[1:]])
     if of.score not in ("logit", "linear"):
         raise InputError(f"loss {name!r}: score = {of.score!r} should be 'logit' or 'linear'.")
-    for player in ("discriminator", "generator"):
-        compares = player == "discriminator" or of.relative
+    players: dict[str, Callable[..., Tensor]] = {"discriminator": of.discriminator, "generator": of.of_generator}
+    for player, function in players.items():
         try:
-            first, again, beside = (
-                getattr(of, player)(*([real, scores] if compares else [scores])) for scores in (fake, fake, other)
-            )
+            first, again, beside = (function(real, scores) for scores in (fake, fake, other))
             shape = tuple(first.shape)
         except Exception as error:
             raise InputError(
@@ -184,7 +187,7 @@ class StackedLoss:
         losses = [loss(name) for name in names]
         return cls(
             ByFunction.of([one.discriminator for one in losses], device),
-            ByFunction.of([one.generator if one.relative else _Absolute(one.generator) for one in losses], device),
+            ByFunction.of([one.of_generator for one in losses], device),
             scores=tuple(one.score for one in losses),
             relative=any(one.relative for one in losses),
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.draws import Draws
 from harness.errors import UnknownName
-from harness.objectives.losses import LOSSES, Loss, StackedLoss, loss
+from harness.objectives.losses import LOSSES, StackedLoss, loss
 
 Slope = Callable[[Tensor], Tensor]
 
@@ -54,10 +54,6 @@ def scores(purpose: str = "a", members: int = 3) -> Tensor:
     return (3 * Draws(range(members), dtype=torch.float64).normal(purpose, 0, 1, 7)[:, 0]).requires_grad_()
 
 
-def of_generator(of: Loss, real: Tensor, fake: Tensor) -> Tensor:
-    return of.generator(real, fake) if of.relative else of.generator(fake)
-
-
 def test_every_loss_has_its_closed_form_here() -> None:
     assert {*FORMS, "relativistic", "began"} == set(LOSSES)
 
@@ -66,7 +62,7 @@ def test_every_loss_has_its_closed_form_here() -> None:
 def test_values_at_zero_scores(name: str) -> None:
     zeros = torch.zeros(2, 5, dtype=torch.float64)
     assert LOSSES[name].discriminator(zeros, zeros).tolist() == pytest.approx([FORMS[name].discriminator] * 2)
-    assert of_generator(LOSSES[name], zeros, zeros).tolist() == pytest.approx([FORMS[name].generator] * 2)
+    assert LOSSES[name].of_generator(zeros, zeros).tolist() == pytest.approx([FORMS[name].generator] * 2)
 
 
 @APART
@@ -76,7 +72,7 @@ def test_gradients_equal_their_closed_forms(name: str) -> None:
     by_real, by_fake = torch.autograd.grad(LOSSES[name].discriminator(real, fake).sum(), (real, fake))
     torch.testing.assert_close(by_real, FORMS[name].by_real(real) / n)
     torch.testing.assert_close(by_fake, FORMS[name].by_fake(fake) / n)
-    (by_generated,) = torch.autograd.grad(of_generator(LOSSES[name], real, fake).sum(), fake)
+    (by_generated,) = torch.autograd.grad(LOSSES[name].of_generator(real, fake).sum(), fake)
     torch.testing.assert_close(by_generated, FORMS[name].of_generator(fake) / n)
 
 
@@ -86,12 +82,12 @@ def test_the_relativistic_loss_equals_its_definition() -> None:
     of = LOSSES["relativistic"]
     zeros = torch.zeros(2, 5, dtype=torch.float64)
     assert of.discriminator(zeros, zeros).tolist() == pytest.approx([2 * LOG_2] * 2)
-    assert of_generator(of, zeros, zeros).tolist() == pytest.approx([2 * LOG_2] * 2)
+    assert of.of_generator(zeros, zeros).tolist() == pytest.approx([2 * LOG_2] * 2)
     real_beats = torch.sigmoid(real - fake.mean(1, keepdim=True))  # how far each real one looks more real than fakes do
     fake_beats = torch.sigmoid(fake - real.mean(1, keepdim=True))
     value = -(real_beats.log() + (1 - fake_beats).log()).mean(1)
     torch.testing.assert_close(of.discriminator(real, fake), value)
-    torch.testing.assert_close(of_generator(of, real, fake), -((1 - real_beats).log() + fake_beats.log()).mean(1))
+    torch.testing.assert_close(of.of_generator(real, fake), -((1 - real_beats).log() + fake_beats.log()).mean(1))
     by_real, by_fake = torch.autograd.grad(of.discriminator(real, fake).sum(), (real, fake))
     mean_real, mean_fake = (real_beats - 1).mean(1, keepdim=True), fake_beats.mean(1, keepdim=True)
     torch.testing.assert_close(by_real, (real_beats - 1 - mean_fake) / n)
@@ -111,7 +107,7 @@ def test_the_loss_of_an_equilibrium_equals_its_definition() -> None:
 def test_the_players_pull_the_scores_their_ways(name: str) -> None:
     real, fake = scores("real"), scores("fake")
     by_real, by_fake = torch.autograd.grad(LOSSES[name].discriminator(real, fake).sum(), (real, fake))
-    (by_generated,) = torch.autograd.grad(of_generator(LOSSES[name], real, fake).sum(), fake)
+    (by_generated,) = torch.autograd.grad(LOSSES[name].of_generator(real, fake).sum(), fake)
     if name == "lsgan":  # which pulls scores to 1 and 0 from both sides
         assert by_real.sign().equal((real - 1).sign()) and by_fake.sign().equal(fake.sign())
     else:
@@ -121,7 +117,7 @@ def test_the_players_pull_the_scores_their_ways(name: str) -> None:
 def test_minimax_saturates_where_the_discriminator_wins_and_non_saturating_does_not() -> None:
     lost = torch.full((1, 1), -20.0, requires_grad=True)
     names = ("minimax", "non_saturating")
-    values = {name: of_generator(loss(name), lost, lost) for name in names}
+    values = {name: loss(name).of_generator(lost, lost) for name in names}
     slopes = {name: torch.autograd.grad(value.sum(), lost)[0].item() for name, value in values.items()}
     assert abs(slopes["minimax"]) < 1e-8 and slopes["non_saturating"] == pytest.approx(-1)
     assert values["minimax"].item() == pytest.approx(0, abs=1e-8)
@@ -132,7 +128,7 @@ def test_minimax_saturates_where_the_discriminator_wins_and_non_saturating_does_
 @pytest.mark.parametrize("size", [1000.0, -1000.0])
 def test_nothing_overflows(name: str, size: float) -> None:
     real, fake = (torch.full((1, 3), sign * size, requires_grad=True) for sign in (1, -1))
-    for value in (LOSSES[name].discriminator(real, fake), of_generator(LOSSES[name], real, fake)):
+    for value in (LOSSES[name].discriminator(real, fake), LOSSES[name].of_generator(real, fake)):
         assert value.isfinite().all()
         assert all(slope.isfinite().all() for slope in torch.autograd.grad(value.sum(), fake))
 
@@ -146,7 +142,7 @@ def test_a_stack_of_losses_gives_each_member_its_own(names: list[str]) -> None:
     stacked = StackedLoss.of(names)
     assert stacked.relative == ("relativistic" in names)
     for member, name in enumerate(names):
-        alone = of_generator(LOSSES[name], real, fake)[member]
+        alone = LOSSES[name].of_generator(real, fake)[member]
         assert stacked.generator(real, fake)[member] == alone
         assert stacked.discriminator(real, fake)[member] == LOSSES[name].discriminator(real, fake)[member]
         slopes = [torch.autograd.grad(value, fake)[0] for value in (stacked.generator(real, fake)[member], alone)]

@@ -8,13 +8,17 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import InputError, UnknownName
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["float32", "tf32", "bf16", "float64"]
+Added = Annotated[bool | None, AfterValidator(lambda value: value or None)]
+"""A switch that came later: off is what was before, so it is absent, and leaves run ids as they were."""
+Removed = Annotated[bool | None, AfterValidator(lambda value: None if value else value)]
+"""A switch that came later, for what was always there: on is absent."""
 
 
 class Settings(BaseModel):
@@ -91,11 +95,47 @@ class BalanceSettings(Settings):
     """Whether k_t stays in [0, 1]; the code of the 2018 study does not hold it there."""
 
 
+class ConditionSettings(Settings):
+    """How the classes of images enter a conditional pair.
+
+    The generator's latents are followed by an embedding of the class with `embedding` components. The discriminator
+    sees the class as one more channel ("concatenation"), or adds to its score the inner product of its last features
+    with an embedding of the class ("projection").
+    """
+
+    embedding: Annotated[int, Field(ge=1)] = 16
+    discriminator: Literal["concatenation", "projection"] = "projection"
+
+
 class InstanceNoise(Settings):
     """Normal noise on all that the discriminator sees, whose deviation falls linearly to zero at iteration `until`."""
 
     std: Positive
     until: Annotated[int, Field(ge=1)]
+
+
+class CriticSchedule(Settings):
+    """More updates of the discriminator at times: `k` in the first `until` iterations and in every `every`-th.
+
+    Defaults: Arjovsky et al. 2017, their code.
+    """
+
+    k: Annotated[int, Field(ge=1)] = 100
+    until: Annotated[int, Field(ge=0)] = 25
+    every: Annotated[int, Field(ge=1)] = 500
+
+
+class PreprocessingSettings(Settings):
+    """What networks see in the place of pixels in [0, 1]; their generators give the same, so end without a bound.
+
+    "original_units": a toy's points as they were before they were put into the unit cube. "gcn", global contrast
+    normalisation: images without their means, at the Euclidean norm `norm` (55, as published for CIFAR-10).
+    """
+
+    name: Literal["original_units", "gcn"]
+    norm: Positive | None = None
+    constants: dict[str, tuple[float, ...]] | None = None
+    """What maps samples back to pixels; filled in by the plan."""
 
 
 class Experiment(Settings):
@@ -119,6 +159,7 @@ class Experiment(Settings):
     """Images in a minibatch, over all processes."""
     k: Annotated[int, Field(ge=1)] = 1
     """Discriminator updates for one generator update."""
+    critic_schedule: CriticSchedule | None = None
     updates: Literal["alternating", "simultaneous"] = "alternating"
     loss: str = "non_saturating"
     loss_hash: str | None = None
@@ -132,6 +173,12 @@ class Experiment(Settings):
     real_label: Annotated[float, Field(gt=0.5, lt=1)] | None = None
     """What the discriminator should say of real images (one-sided label smoothing); absent: 1."""
     instance_noise: InstanceNoise | None = None
+    preprocessing: PreprocessingSettings | None = None
+    conditional: Added = None
+    """Whether both players see the class of each image."""
+    condition: ConditionSettings | None = None
+    classes: Annotated[int, Field(ge=2)] | None = None
+    """How many, where they are conditions; filled in by the plan."""
     latent: LatentSettings = LatentSettings()
     generator: NetworkSettings = NetworkSettings()
     discriminator: NetworkSettings = NetworkSettings()

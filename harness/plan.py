@@ -16,14 +16,14 @@ import torch
 
 from harness import images, models, user_code
 from harness.errors import HarnessError, InputError
-from harness.experiment import BalanceSettings, Experiment, without_absent
+from harness.experiment import BalanceSettings, ConditionSettings, Experiment, without_absent
 from harness.grid import Grid
 from harness.images import ImageSet
 from harness.methods import method
 from harness.models import ImageStatistics
 from harness.objectives.losses import check, cross_entropy, loss
 from harness.objectives.penalties import penalty
-from harness.training import optimizers
+from harness.training import optimizers, units
 
 _PER_MEMBER = ("seed", "loss", "discriminator_loss_weight")
 StackSize = Callable[[Experiment], int]
@@ -105,9 +105,11 @@ def plan(grid: Grid, folders: Sequence[Path]) -> Plan:
 def resolved(experiment: Experiment, data: ImageSet) -> Experiment:
     """The experiment with its data's hash, and its models' and optimizers' defaults, written in."""
     method(experiment.method)
-    experiment = _objective_resolved(experiment)
+    experiment = _conditions_resolved(_objective_resolved(experiment), data)
     if experiment.updates == "simultaneous" and experiment.k != 1:
         raise InputError(f'updates = "simultaneous" has no inner loop: k = {experiment.k} must be 1.')
+    if experiment.updates == "simultaneous" and experiment.critic_schedule is not None:
+        raise InputError('updates = "simultaneous" has no inner loop: leave critic_schedule out.')
     if experiment.batch_size > len(data.train):
         raise InputError(f"batch_size = {experiment.batch_size} is more than the {len(data.train)} training images.")
     experiment = models.resolved(experiment, autoencoder=loss(experiment.loss).score == "reconstruction_error")
@@ -123,6 +125,14 @@ def resolved(experiment: Experiment, data: ImageSet) -> Experiment:
         update[role] = network.model_copy(
             update={"optimizer": optimizers.resolved(settings, where=f"optimizer of the {role}")}
         )
+    if experiment.preprocessing is not None:
+        update["preprocessing"] = units.resolved(experiment.preprocessing, data)
+        if experiment.generator.model.get("output", "linear") != "linear":
+            raise InputError(
+                f'preprocessing "{experiment.preprocessing.name}" has no bounds, the generator\'s output '
+                f'"{experiment.generator.model["output"]}" has: take generator = {{output = "linear"}}, with a model '
+                "that has it (mlp, say)."
+            )
     experiment = experiment.model_copy(update=update)
     models.build(experiment, ImageStatistics(data.shape, torch.zeros(data.shape)))  # refuses what cannot be built
     return experiment
@@ -154,6 +164,22 @@ def _objective_resolved(experiment: Experiment) -> Experiment:
         if experiment.updates == "simultaneous":
             raise InputError('penalties are for updates = "alternating"; leave the penalty out, or alternate.')
     return experiment.model_copy(update=update)
+
+
+def _conditions_resolved(experiment: Experiment, data: ImageSet) -> Experiment:
+    """The experiment with how the classes of its data enter written in, where they do."""
+    if not experiment.conditional:
+        if experiment.condition is not None or experiment.classes is not None:
+            raise InputError("condition belongs to conditional = true; add that, or leave it out.")
+        return experiment
+    if data.classes is None or data.train.labels is None:
+        raise InputError(f"conditional = true needs labels, which the data set {data.name} has not; leave it out.")
+    if loss(experiment.loss).score == "reconstruction_error":
+        raise InputError(f"loss {experiment.loss!r} is of images alone and sees no class; leave conditional out.")
+    if user_code.is_users(experiment.model):
+        raise InputError(f"model {experiment.model!r} is your own and takes no classes; leave conditional out.")
+    condition = experiment.condition or ConditionSettings()
+    return experiment.model_copy(update={"condition": condition, "classes": data.classes})
 
 
 def stacks(runs: Sequence[PlannedRun], size: int | StackSize) -> list[Stack]:

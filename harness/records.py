@@ -20,6 +20,7 @@ from harness.images import ImageSet
 from harness.plan import Stack
 from harness.runs import GridFolder, RunFolder
 from harness.training import checkpoint
+from harness.training.inner_loop import InnerLoop
 from harness.training.loop import Method, Snapshot, State, Trained
 from harness.training.processes import Processes
 
@@ -43,8 +44,12 @@ def snapshots(method: Method, stack: Stack, folder: GridFolder, processes: Proce
 def write(
     trained: Trained, method: Method, stack: Stack, folder: GridFolder, data: ImageSet, processes: Processes
 ) -> None:
-    """History, last snapshot, samples of fixed noise and provenance of every member; provenance, last, ends a run."""
+    """History, last snapshot, samples of fixed noise and provenance of every member; provenance, last, ends a run.
+
+    Where there are conditions the samples' classes lie beside them.
+    """
     samples = method.sample(trained.state, FIXED_SAMPLES, purpose="fixed").float().cpu().numpy()
+    labels = method.labels(trained.state, FIXED_SAMPLES, purpose="fixed")
     history = trained.history.numpy()
     for position, run in enumerate(stack.members):
         place = folder.run(run.id)
@@ -52,7 +57,11 @@ def write(
         runs.write_parquet(place.path / "history.parquet", _frame(method, history[:diverged_at], position))
         if diverged_at is None:
             _write_snapshot(place, len(history), method.sampler(trained.state), position)
-            runs.write_npz(place.path / "samples.npz", images=samples[position])
+            runs.write_npz(
+                place.path / "samples.npz",
+                images=samples[position],
+                **({} if labels is None else {"labels": labels[position].cpu().numpy()}),
+            )
         place.write("provenance.json", _provenance(trained, stack, position, data, processes))
 
 
@@ -74,15 +83,16 @@ def _provenance(trained: Trained, stack: Stack, position: int, data: ImageSet, p
     experiment = stack.members[position].experiment
     diverged_at = trained.diverged_at[position]
     iterations = diverged_at or len(trained.history)
+    discriminator_updates = InnerLoop.of(experiment).before(iterations)
     affine = data.affine
     return {
         "outcome": "complete" if diverged_at is None else "diverged",
         "diverged_at": diverged_at,
         "iterations": iterations,
         "seconds": trained.seconds,
-        "discriminator_updates": iterations * experiment.k,
+        "discriminator_updates": discriminator_updates,
         "generator_updates": iterations,
-        "images": iterations * experiment.k * experiment.batch_size,
+        "images": discriminator_updates * experiment.batch_size,
         "flops": trained.flops_per_step * processes.count * iterations // len(stack.members),
         "image_shape": list(data.shape),
         "affine": None if affine is None else {"offset": list(affine.offset), "scale": list(affine.scale)},

@@ -17,12 +17,12 @@ from torch import Tensor
 from harness import manifest, records, runs
 from harness.errors import HarnessError, InputError, Preempted, RunFailed, Stranded
 from harness.methods import method
-from harness.models import ImageStatistics
 from harness.placement import PlacementName, described, placement
 from harness.plan import Plan, Stack, StackSize
 from harness.runs import GridFolder
 from harness.training import feed, trackers
-from harness.training.feed import Order, TrainingImages, mean_image
+from harness.training.feed import Order, TrainingImages, statistics
+from harness.training.inner_loop import InnerLoop
 from harness.training.loop import Schedule, train
 from harness.training.processes import Processes, check_launcher
 from harness.training.tally import Tally
@@ -157,7 +157,7 @@ def _ending_together(tally: Tally, processes: Processes, stop: Callable[[], bool
 
 def _updates(stack: Stack) -> int:
     shared = stack.experiment
-    return len(stack.members) * shared.iterations * (shared.k + 1)
+    return len(stack.members) * (InnerLoop.of(shared).before(shared.iterations) + shared.iterations)
 
 
 def _reconciled(folder: GridFolder, plan: Plan, size: StackSize, processes: Processes, held: ExitStack) -> list[Stack]:
@@ -253,11 +253,10 @@ def _train_stack(
 ) -> None:
     shared = stack.experiment
     data = plan.data[shared.dataset]
-    statistics = ImageStatistics(data.shape, mean_image(data.train))
     experiments = [run.experiment for run in stack.members]
-    built = method(shared.method)(experiments, statistics, training_images=len(data.train), processes=processes)
-    order = Order(built.draws, size=len(data.train), batch_size=shared.batch_size, batches=shared.k)
-    images = TrainingImages(data.train, processes, placement=options.images_on)
+    built = method(shared.method)(experiments, statistics(data), training_images=len(data.train), processes=processes)
+    order = Order(built.draws, size=len(data.train), batch_size=shared.batch_size, inner_loop=InnerLoop.of(shared))
+    images = TrainingImages.of(shared, data.train, processes, placement=options.images_on)
     if processes.is_main:
         for run in stack.members:
             (folder.run(run.id).path / "failure.json").unlink(missing_ok=True)

@@ -88,6 +88,11 @@ class Sampler:
                 images[:, first : first + _BLOCK] = block.float().cpu().numpy()
         return images
 
+    def labels(self, n: int, *, purpose: str = "sample") -> np.ndarray | None:
+        """The classes that those samples are of: int64 (m, n); None where the runs are not conditional."""
+        labels = self.method.labels(self.state, n, purpose=purpose)
+        return None if labels is None else labels.cpu().numpy()
+
 
 def load(run: RunFolder, *, iteration: int | None = None) -> Sampler:
     """The sampler of a finished run alone, or of one of its snapshots, in the run's own precision.

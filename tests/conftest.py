@@ -19,7 +19,7 @@ from harness.layers import Context
 from harness.models import ImageStatistics
 from harness.runs import RunFolder
 from harness.training import checkpoint
-from harness.training.feed import Feed, Order, Placement, TrainingImages, mean_image
+from harness.training.feed import Feed, Order, Placement, TrainingImages, statistics
 from harness.training.game import State
 from harness.training.gan import Gan
 from harness.training.processes import Processes
@@ -68,7 +68,7 @@ def references(digits: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Re
 
 @pytest.fixture(scope="session")
 def digits_statistics(digits: ImageSet) -> ImageStatistics:
-    return ImageStatistics(digits.shape, mean_image(digits.train))
+    return statistics(digits)
 
 
 @pytest.fixture(scope="session")
@@ -100,8 +100,11 @@ def feed_of(digits: ImageSet) -> Callable[..., Feed]:
 
     def feed(gan: Gan, iterations: int, *, first: int = 0, placement: Placement = "auto") -> Feed:
         game = gan.game
-        order = Order(game.draws, size=len(digits.train), batch_size=game.batch_size, batches=game.k)
-        images = TrainingImages(digits.train, game.processes, placement=placement)
+        order = Order(game.draws, size=len(digits.train), batch_size=game.batch_size, inner_loop=game.inner_loop)
+        labelled = gan.class_shares is not None
+        images = TrainingImages(
+            digits.train, game.processes, placement=placement, labelled=labelled, seen_as=game.units
+        )
         return images.feed(order, first=first, steps=iterations)
 
     return feed

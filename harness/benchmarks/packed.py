@@ -182,7 +182,7 @@ def _time(
 ) -> dict[str, Any]:
     """One group's figures."""
     shared = group.runs[0].experiment
-    training_set = TrainingSet.of(group.plan.data[shared.dataset], shared.precision)
+    training_set = TrainingSet.of(group.plan.data[shared.dataset], shared)
     device = training_set.images.processes.device
     probe = TrainingStack.of([shared], training_set)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

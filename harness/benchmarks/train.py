@@ -173,7 +173,7 @@ def _ours(workload: Workload) -> TrainingStack:
     images = _random_images(workload)
     data = {"dataset": "random", "iterations": workload.iterations} | workload.settings
     experiment = resolved(validate(Experiment, data, where="benchmark"), images)
-    return TrainingStack.of([experiment], TrainingSet.of(images, experiment.precision))
+    return TrainingStack.of([experiment], TrainingSet.of(images, experiment))
 
 
 def _reference(workload: Workload, ours: TrainingStack, count: int) -> Callable[[], None]:

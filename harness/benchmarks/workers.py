@@ -79,7 +79,7 @@ def _serve(connection: Connection, shares: Sequence[Sequence[Experiment]], folde
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and its end is heard here
     torch.set_num_threads(1)
     shared = shares[0][0]
-    training_set = TrainingSet.of(images.load(shared.dataset, folders), shared.precision)
+    training_set = TrainingSet.of(images.load(shared.dataset, folders), shared)
     stacks = [TrainingStack.of(experiments, training_set) for experiments in shares]
     connection.send(None)
     while True:

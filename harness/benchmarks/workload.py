@@ -15,7 +15,8 @@ from harness.methods import method
 from harness.models import ImageStatistics, build
 from harness.training.checkpoint import Nested
 from harness.training.engine import Eager, Engine, engine
-from harness.training.feed import Order, TrainingImages, mean_image
+from harness.training.feed import Order, TrainingImages, statistics
+from harness.training.inner_loop import InnerLoop
 from harness.training.processes import Processes
 
 _ROLES = ("generator", "discriminator")
@@ -29,9 +30,10 @@ class TrainingSet:
     images: TrainingImages
 
     @classmethod
-    def of(cls, images: ImageSet, precision: str) -> TrainingSet:
-        processes = Processes(precision)
-        return cls(ImageStatistics(images.shape, mean_image(images.train)), TrainingImages(images.train, processes))
+    def of(cls, images: ImageSet, experiment: Experiment) -> TrainingSet:
+        """What stacks of the shape of a resolved experiment read."""
+        processes = Processes(experiment.precision)
+        return cls(statistics(images), TrainingImages.of(experiment, images.train, processes))
 
 
 @dataclass
@@ -60,7 +62,7 @@ class TrainingStack:
         gan = method(shared.method)(
             experiments, training_set.statistics, training_images=size, processes=images.processes
         )
-        order = Order(gan.draws, size=size, batch_size=shared.batch_size, batches=shared.k)
+        order = Order(gan.draws, size=size, batch_size=shared.batch_size, inner_loop=InnerLoop.of(shared))
         feed = images.feed(order, first=0, steps=2**31)
         state = gan.init()
         eager = Eager(gan, state, feed)

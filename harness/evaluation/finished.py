@@ -231,11 +231,12 @@ def _sampled(
         return
     try:
         sampler = sampling.together(*zip(*sound, strict=True))
-        samples = sampler.sample(n)
+        samples, labels = sampler.sample(n), sampler.labels(n)
     except InputError as error:  # of all alike, since they share what shapes a sampler
         yield from ((None, member, error) for member, _ in sound)
         return
-    for member, record in zip(sampler.members, evaluate_members(samples, references, metrics), strict=True):
+    records = evaluate_members(samples, references, metrics, labels=labels)
+    for member, record in zip(sampler.members, records, strict=True):
         yield sampler, member, record
 
 

@@ -37,12 +37,29 @@ class Subject:
 
     samples: (m, n, c, h, w), float32 in [0, 1] or uint8. A member's numbers do not depend on the others.
     batch_norm: the mode of the generator's batch normalisation that keys state.
+    labels: the classes that samples were made for, (m, n), where there are conditions.
     """
 
-    def __init__(self, samples: NDArray[Any], references: References, batch_norm: BatchNorm = "running") -> None:
+    def __init__(
+        self,
+        samples: NDArray[Any],
+        references: References,
+        batch_norm: BatchNorm = "running",
+        labels: NDArray[np.int64] | None = None,
+    ) -> None:
         self.samples = samples
         self.references = references
         self.batch_norm = batch_norm
+        self.labels = labels
+
+    @property
+    def alone(self) -> list[Subject]:
+        """Each member as a subject of its own."""
+        labels = [None] * len(self.samples) if self.labels is None else [own[None] for own in self.labels]
+        return [
+            Subject(own[None], self.references, self.batch_norm, of_member)
+            for own, of_member in zip(self.samples, labels, strict=True)
+        ]
 
     @property
     def n(self) -> int:
@@ -208,6 +225,17 @@ def class_coverage(subject: Subject) -> list[Records]:
     ]
 
 
+def class_accuracy(subject: Subject) -> list[Records]:
+    """The share of a conditional model's samples that the classifier sees as the class they were made for."""
+    if subject.labels is None:
+        raise InputError("class-accuracy needs samples that were made for a class, and these were not; leave it out.")
+    key = subject.key("class-accuracy", split="")
+    return [
+        {key: asdict(classes.class_accuracy(own, labels))}
+        for own, labels in zip(subject.logits, subject.labels, strict=True)
+    ]
+
+
 def memorisation(subject: Subject) -> list[Records]:
     """How near samples lie to training images, against how near held-out images do; and exact copies."""
     references = subject.references
@@ -292,6 +320,7 @@ METRICS: dict[str, Metric] = {
     "density": Metric(_neighbourhood("density", _COVERAGE_NEIGHBOURS), "higher"),
     "coverage": Metric(_neighbourhood("coverage", _COVERAGE_NEIGHBOURS), "higher"),
     "class-coverage": Metric(class_coverage, "higher"),
+    "class-accuracy": Metric(class_accuracy, "higher"),
     "memorisation": Metric(memorisation, None, of_features=False),
     "mode-coverage": Metric(mode_coverage, "higher", of_features=False),
     "sliced-wasserstein": Metric(sliced_wasserstein, "lower", of_features=False),
@@ -327,10 +356,7 @@ def _measured(name: str, subject: Subject) -> list[Records]:
         return metric(name).measure(subject)
     except InputError as error:
         if len(subject.samples) > 1:
-            return [
-                _measured(name, Subject(own[None], subject.references, subject.batch_norm))[0]
-                for own in subject.samples
-            ]
+            return [_measured(name, own)[0] for own in subject.alone]
         key = f"{name}[{subject.references.recipe.reference},n={subject.n}]"
         return [{key: {"value": None, "standard_error": None, "reason": str(error)}}]
 

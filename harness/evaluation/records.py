@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from harness.evaluation.measures import BatchNorm, Subject, asked, measured
@@ -22,11 +23,17 @@ def evaluate(
 
 
 def evaluate_members(
-    samples: NDArray[Any], references: References, metrics: tuple[str, ...], *, batch_norm: BatchNorm = "running"
+    samples: NDArray[Any],
+    references: References,
+    metrics: tuple[str, ...],
+    *,
+    batch_norm: BatchNorm = "running",
+    labels: NDArray[np.int64] | None = None,
 ) -> list[Record]:
     """The evaluation record of each member's samples (m, n, c, h, w), float32 in [0, 1] or uint8.
 
-    `batch_norm`: in which mode the generator's batch normalisation ran; a part of the keys. A record holds `metrics` by
+    `batch_norm`: in which mode the generator's batch normalisation ran; a part of the keys. `labels`: the classes that
+    samples were made for, (m, n), where there are conditions. A record holds `metrics` by
     key, what was `asked` for them, and what they stand on. A metric that cannot be computed has a null value and its
     reason; the others go on.
     """
@@ -41,7 +48,7 @@ def evaluate_members(
             "recipe": references.describe(),
             "dataset": {"name": data.name, "hash": data.content_hash, "jpeg": data.jpeg},
         }
-        for records in measured(metrics, Subject(samples, references, batch_norm))
+        for records in measured(metrics, Subject(samples, references, batch_norm, labels))
     ]
 
 

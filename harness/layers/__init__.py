@@ -7,6 +7,7 @@ so that state flows through arguments: `layer.init(draws)` gives them, `layer(pa
 from harness.layers.activation import ACTIVATIONS, Function, activation, flatten, scalar, unflatten
 from harness.layers.convolution import Convolution, TransposedConvolution
 from harness.layers.dropout import Dropout
+from harness.layers.labels import Concatenation, Embedding, Projection
 from harness.layers.linear import Linear, Maxout
 from harness.layers.network import CONVOLUTION_WAYS, Context, ConvolutionWay, Layer, Network, Parameters
 from harness.layers.normalization import BatchNorm
@@ -16,16 +17,19 @@ __all__ = [
     "CONVOLUTION_WAYS",
     "ACTIVATIONS",
     "BatchNorm",
+    "Concatenation",
     "Context",
     "Convolution",
     "ConvolutionWay",
     "Dropout",
+    "Embedding",
     "Function",
     "Layer",
     "Linear",
     "Maxout",
     "Network",
     "Parameters",
+    "Projection",
     "SpectralNorm",
     "TransposedConvolution",
     "activation",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -22,7 +22,7 @@ class Context:
 
     x holds `batches` batches side by side along n (real and fake, say), each of `rows` rows over all processes.
     `sum_over_processes` is None on one process; else it adds tensors over processes, differentiably. `convolution`
-    changes speed and rounding alone.
+    changes speed and rounding alone. `labels`, int64 (m, n), are the classes of x where there are conditions.
     """
 
     draws: Draws
@@ -33,13 +33,14 @@ class Context:
     training: bool = True
     sum_over_processes: Callable[[Tensor], Tensor] | None = None
     convolution: ConvolutionWay = "grouped"
+    labels: Tensor | None = None
 
 
 class Layer(Protocol):
     """A stackable layer. `buffers` names those of its tensors that no gradient trains."""
 
     @property
-    def buffers(self) -> tuple[str, ...]: ...
+    def buffers(self) -> Collection[str]: ...
 
     def init(self, draws: Draws, purpose: str) -> Parameters:
         """Initial tensors, (m, ...) each."""

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from harness.draws import Draws
 from harness.layers.convolution import Convolution
+from harness.layers.labels import Embedding
 from harness.layers.linear import Linear, Maxout
 from harness.layers.network import Context, Layer, Parameters
 
@@ -24,7 +25,7 @@ class SpectralNorm:
     fixed. Biases stay as they are. Source: Miyato et al. 2018, algorithm 1.
     """
 
-    layer: Linear | Maxout | Convolution
+    layer: Linear | Maxout | Convolution | Embedding
 
     @property
     def _weight(self) -> str:

@@ -69,6 +69,21 @@ def class_divergence(predicted: Array, reference: Array) -> Estimate:
     return Estimate(max(0.0, value.item()), math.sqrt(max(first - second, second)), ERROR)
 
 
+def class_accuracy(predicted: Array, labels: Array) -> Estimate:
+    """Share of samples that the classifier sees as the class they were made for: in [0, 1], higher is better.
+
+    Shapes: logits of the samples (n, classes), any float type; the classes they were made for (n,), integers.
+    The standard error is the binomial's over samples.
+    Errors: InputError for logits that are empty or hold NaN or infinities, and for labels of another number.
+    """
+    logits = checked("classes: logits of the samples", predicted)
+    wanted = torch.as_tensor(labels, device=logits.device)
+    if wanted.shape != logits.shape[:1]:
+        raise InputError(f"class accuracy: {len(logits)} samples, but labels of shape {tuple(wanted.shape)}.")
+    value = (logits.argmax(1) == wanted).to(torch.float64).mean().item()
+    return Estimate(value, math.sqrt(value * (1 - value) / len(logits)), "over samples, binomial")
+
+
 def _histograms(predicted: Array, reference: Array) -> tuple[Tensor, Tensor]:
     """How many of the samples, and of the reference images, each class has: int64 (classes,)."""
     samples = checked("classes: logits of the samples", predicted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from harness import user_code
 from harness.errors import InputError, UnknownName
 from harness.experiment import Experiment, NetworkSettings, validate
-from harness.models import dcgan, maxout_mlp, mlp
+from harness.models import conditional, dcgan, maxout_mlp, mlp
 from harness.models.family import Family, ImageStatistics, Pair
 from harness.models.user import user_family
 
@@ -76,4 +76,9 @@ def resolved(experiment: Experiment, *, autoencoder: bool = False) -> Experiment
 
 def build(experiment: Experiment, images: ImageStatistics) -> Pair:
     """The pair of a resolved experiment."""
-    return family(experiment.model).build(experiment, images)
+    of_family = family(experiment.model).build
+    return (
+        of_family(experiment, images)
+        if experiment.condition is None
+        else conditional.build(experiment, images, of_family)
+    )

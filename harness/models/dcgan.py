@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from harness.errors import InputError
-from harness.experiment import Experiment, Positive, Settings, validate
+from harness.experiment import Added, Experiment, Positive, Removed, Settings, validate
 from harness.layers import (
     BatchNorm,
     Convolution,
@@ -27,12 +27,10 @@ from harness.layers import (
     unflatten,
 )
 from harness.models.family import (
-    Added,
     Family,
     ImageStatistics,
     Pair,
     ReconstructionError,
-    Removed,
     StackedNetwork,
 )
 

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Protocol
 
-from pydantic import AfterValidator
 from torch import Tensor
 
 from harness.draws import Draws
 from harness.experiment import Experiment, Settings
 from harness.layers import Context, Parameters
-
-Added = Annotated[bool | None, AfterValidator(lambda value: value or None)]
-"""A switch that came later: off is what was before, so it is absent, and leaves run ids as they were."""
-Removed = Annotated[bool | None, AfterValidator(lambda value: None if value else value)]
-"""A switch that came later, for what was always there: on is absent."""
 
 
 class StackedNetwork(Protocol):
@@ -32,10 +26,14 @@ class StackedNetwork(Protocol):
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """What a model may know of its data: the shape (c, h, w) and the mean training image (c, h, w)."""
+    """What a model may know of its data: the shape (c, h, w) and the mean training image (c, h, w).
+
+    `class_shares` (classes,) is each class's part of the training images, where they have labels.
+    """
 
     shape: tuple[int, int, int]
     mean: Tensor
+    class_shares: Tensor | None = None
 
 
 @dataclass(frozen=True)

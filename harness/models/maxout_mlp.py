@@ -10,10 +10,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from harness.experiment import Experiment, Fraction, Positive, Settings, validate
+from harness.experiment import Added, Experiment, Fraction, Positive, Settings, validate
 from harness.layers import Layer, Linear, Maxout, Network, flatten, scalar, spectrally_normalised
 from harness.models import mlp
-from harness.models.family import Added, Family, ImageStatistics, Pair
+from harness.models.family import Family, ImageStatistics, Pair
 
 
 class GeneratorSettings(mlp.GeneratorSettings):

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from harness.experiment import Experiment, Fraction, Positive, Settings, validate
+from harness.experiment import Added, Experiment, Fraction, Positive, Settings, validate
 from harness.layers import (
     BatchNorm,
     Dropout,
@@ -24,7 +24,7 @@ from harness.layers import (
     spectrally_normalised,
     unflatten,
 )
-from harness.models.family import Added, Family, ImageStatistics, Pair, ReconstructionError, StackedNetwork
+from harness.models.family import Family, ImageStatistics, Pair, ReconstructionError, StackedNetwork
 
 Width = Annotated[int, Field(ge=1)]
 ActivationName = Literal["relu", "leaky_relu", "sigmoid", "tanh"]

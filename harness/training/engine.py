@@ -18,7 +18,7 @@ from torch import Tensor
 from harness.draws import Draws, Table
 from harness.training.checkpoint import Nested as State
 from harness.training.clock import Clock, Count, Moment
-from harness.training.feed import Feed, ResidentFeed
+from harness.training.feed import Batch, Feed, ResidentFeed
 from harness.training.processes import Processes
 
 BLOCK = 50  # iterations whose rows and numbers are kept on the device; the loop folds its history as often
@@ -40,7 +40,7 @@ class Stepped(Protocol):
 
     def reading(self, draws: Draws, clock: Clock) -> Stepped: ...
 
-    def step(self, state: State, batch: Tensor, iteration: int) -> Tensor: ...
+    def step(self, state: State, batch: Batch, iteration: int) -> Tensor: ...
 
 
 class Engine(Protocol):

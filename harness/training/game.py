@@ -15,9 +15,11 @@ from harness.layers import Context, ConvolutionWay, Parameters
 from harness.models import ImageStatistics, Pair, build
 from harness.objectives.penalties import charge
 from harness.training.clock import Clock, Count, HostClock
+from harness.training.inner_loop import InnerLoop
 from harness.training.objective import Minibatch, Objective
 from harness.training.optimizers import StackedOptimizer
 from harness.training.processes import Processes
+from harness.training.units import Units, units
 
 State = dict[str, Parameters]
 """Tensors with the members axis, by part: generator, discriminator, their optimizers, objective, ema."""
@@ -34,11 +36,13 @@ class Game:
     objective: Objective
     latent: LatentSettings
     batch_size: int
-    k: int
+    inner_loop: InnerLoop
     training_images: int
     processes: Processes
     draws: Draws
     clock: Clock = HostClock()
+    units: Units | None = None
+    """What networks see in the place of pixels in [0, 1]; None: those."""
     convolution: ConvolutionWay = "grouped"
 
     @classmethod
@@ -53,7 +57,8 @@ class Game:
             objective=Objective.of(members, processes),
             latent=shared.latent,
             batch_size=shared.batch_size,
-            k=shared.k,
+            inner_loop=InnerLoop.of(shared),
+            units=units(shared.preprocessing),
             training_images=training_images,
             processes=processes,
             draws=Draws(
@@ -69,19 +74,26 @@ class Game:
         """Fresh z: (m, local n, latent size)."""
         return latents(self.latent, self.draws, f"latent/{purpose}", update, self.batch_size)
 
-    def generate(self, state: State, z: Tensor, purpose: str, update: int) -> Tensor:
-        """G(z): (m, local n, c, h, w)."""
+    def generate(self, state: State, z: Tensor, y: Tensor | None, purpose: str, update: int) -> Tensor:
+        """G(z), of classes y (m, local n) where there are conditions: (m, local n, c, h, w)."""
         with self.processes.autocast():
-            images: Tensor = self.pair.generator(state["generator"], z, self._context(f"{purpose}/G", update, 1))
+            images: Tensor = self.pair.generator(state["generator"], z, self._context(f"{purpose}/G", update, 1, y))
         return images.to(self.processes.dtype)
 
-    def scores(self, state: State, batches: Sequence[Tensor], purpose: str, update: int) -> Sequence[Tensor]:
-        """D's scores of each batch, over all processes: (m, n) each. The batches go through D side by side."""
-        x = torch.cat(list(batches), 1) if len(batches) > 1 else batches[0]
+    def scores(
+        self, state: State, batches: Sequence[Tensor], y: Tensor | None, purpose: str, update: int
+    ) -> Sequence[Tensor]:
+        """D's scores of each batch, over all processes: (m, n) each. The batches go through D side by side.
+
+        Each is of classes y (m, local n) where there are conditions.
+        """
+        count = len(batches)
+        x = torch.cat(list(batches), 1) if count > 1 else batches[0]
+        labels = y if y is None or count == 1 else torch.cat([y] * count, 1)
         with self.processes.autocast():
-            a = self.pair.discriminator(state["discriminator"], x, self._context(f"{purpose}/D", update, len(batches)))
+            a = self.pair.discriminator(state["discriminator"], x, self._context(f"{purpose}/D", update, count, labels))
         a = a.to(self.processes.dtype)
-        return [self.processes.gather(part) for part in a.chunk(len(batches), 1)]
+        return [self.processes.gather(part) for part in a.chunk(count, 1)]
 
     def seen(self, images: Sequence[Tensor], purpose: str, update: int, iteration: int) -> Sequence[Tensor]:
         """Batches of images (m, local n, c, h, w) as D sees them: with this iteration's noise, where there is any."""
@@ -96,14 +108,17 @@ class Game:
         parts = noise.chunk(len(images), 1)
         return [one + scale * part.view_as(one) for one, part in zip(images, parts, strict=True)]
 
-    def charge(self, state: State, real: Tensor, fake: Tensor, update: int) -> Tensor | None:
-        """What each member's penalty charges for D's slope, over all processes: (m,); None where there is none."""
+    def charge(self, state: State, real: Tensor, fake: Tensor, y: Tensor | None, update: int) -> Tensor | None:
+        """What each member's penalty charges for D's slope, over all processes: (m,); None where there is none.
+
+        A real image and the fake one beside it are of the same class.
+        """
         if self.objective.penalty is None:
             return None
 
         def discriminator(points: Tensor) -> Tensor:
             with self.processes.autocast():
-                context = self._context("discriminator/penalty/D", update, 1)
+                context = self._context("discriminator/penalty/D", update, 1, y)
                 a: Tensor = self.pair.discriminator(state["discriminator"], points, context)
             return a.to(self.processes.dtype)
 
@@ -125,12 +140,15 @@ class Game:
 
     def update(self, role: str, gradients: Sequence[Tensor], state: State, update: int, iteration: int) -> None:
         """Apply gradients to a player's parameters, in place."""
-        per_iteration = self.k if role == "discriminator" else 1
-        j = update - iteration * per_iteration
+
+        def before(iteration: int) -> int:
+            return self.inner_loop.before(iteration) if role == "discriminator" else iteration
+
+        j = update - before(iteration)
 
         def count(iteration: int) -> Count:
-            epoch = iteration * self.k * self.batch_size // self.training_images
-            return Count(iteration * per_iteration + j, epoch)
+            epoch = self.inner_loop.before(iteration) * self.batch_size // self.training_images
+            return Count(before(iteration) + j, epoch)
 
         trained, slots = self.trained(role, state), state[f"{role}_optimizer"]
         self.optimizers[role].step(trained, gradients, slots, self.clock.moment(count, iteration))
@@ -142,7 +160,7 @@ class Game:
         buffers = getattr(self.pair, role).buffers
         return {name: tensor for name, tensor in state[role].items() if name not in buffers}
 
-    def _context(self, purpose: str, update: int, batches: int) -> Context:
+    def _context(self, purpose: str, update: int, batches: int, labels: Tensor | None) -> Context:
         return Context(
             self.draws,
             purpose,
@@ -151,6 +169,7 @@ class Game:
             batches=batches,
             sum_over_processes=self.processes.sum_differentiably,
             convolution=self.convolution,
+            labels=labels,
         )
 
 

@@ -14,6 +14,7 @@ from harness.layers import CONVOLUTION_WAYS, Context, ConvolutionWay
 from harness.models import ImageStatistics
 from harness.training import step
 from harness.training.clock import Clock
+from harness.training.feed import Batch
 from harness.training.game import ROLES, Game, State, latents
 from harness.training.processes import Processes
 
@@ -26,6 +27,8 @@ class Gan:
     updates: str
     ema: Tensor | None
     """Each member's decay, (m,)."""
+    class_shares: Tensor | None = None
+    """Each class's part of the training images, (classes,), where there are conditions."""
 
     parts = (*ROLES, *(f"{role}_optimizer" for role in ROLES), "objective")
 
@@ -37,7 +40,7 @@ class Gan:
         game = Game.of(members, images, training_images=training_images, processes=processes)
         decays = [member.ema for member in members if member.ema is not None]
         ema = torch.tensor(decays, dtype=processes.dtype, device=processes.device) if decays else None
-        return cls(game, members[0].updates, ema)
+        return cls(game, members[0].updates, ema, images.class_shares if members[0].conditional else None)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -59,6 +62,7 @@ class Gan:
         optimizers = self.game.optimizers.values()
         return (
             self.game.pair.capturable
+            and self.game.inner_loop.schedule is None
             and self.game.objective.capturable
             and all(optimizer.capturable for optimizer in optimizers)
         )
@@ -89,33 +93,55 @@ class Gan:
         state["objective"] = self.game.objective.init(len(example), like=example)
         if self.ema is not None:
             state["ema"] = {name: tensor.clone() for name, tensor in state["generator"].items()}
+        if self.class_shares is not None:
+            shares = self.class_shares.to(example).repeat(len(example), 1)
+            state["classes"] = {"shares": shares}
         return state
 
-    def step(self, state: State, batch: Tensor, iteration: int) -> Tensor:
+    def step(self, state: State, batch: Batch, iteration: int) -> Tensor:
         """One iteration, in place. `batch`: k minibatches side by side, (m, k * local n, c, h, w). Row of history."""
         for role in ROLES:
             for tensor in self.game.trained(role, state).values():
                 tensor.requires_grad_()
-        row = step.ALGORITHMS[self.updates](self.game, state, batch.chunk(self.game.k, 1), iteration)
+        row = step.ALGORITHMS[self.updates](
+            self.game, state, batch.minibatches(self.game.inner_loop.updates(iteration)), iteration
+        )
         if self.ema is not None:
             self._average(state, self.ema)
         return row
 
-    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
+    def sample(
+        self, state: State, n: int, *, purpose: str = "sample", first: int = 0, labels: Tensor | None = None
+    ) -> Tensor:
         """Samples first..first+n-1 of each member's endless list: images (m, n, c, h, w) in [0, 1].
 
-        Batch normalisation uses running moments; the averaged generator is used where there is one.
+        Batch normalisation uses running moments; the averaged generator is used where there is one. Where there are
+        conditions the samples are of the classes `labels` (m, n), by default those that the method `labels` gives.
         """
         draws = self.game.draws.whole(offset=first)
-        context = Context(draws, f"sample/{purpose}", 0, n, training=False)
+        labels = self.labels(state, n, purpose=purpose, first=first) if labels is None else labels
+        context = Context(draws, f"sample/{purpose}", 0, n, training=False, labels=labels)
         with torch.no_grad(), self.game.processes.autocast():
             z = latents(self.game.latent, draws, f"{purpose}/latent", 0, n)
             images: Tensor = self.game.pair.generator(state.get("ema", state["generator"]), z, context)
-        return images.to(self.game.processes.dtype)
+        images = images.to(self.game.processes.dtype)
+        return images if self.game.units is None else self.game.units.images(images)
+
+    def labels(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor | None:
+        """The classes of those samples, each as frequent as among the training images: int64 (m, n).
+
+        None where there are no conditions.
+        """
+        if "classes" not in state:
+            return None
+        draws = self.game.draws.whole(offset=first)
+        below = state["classes"]["shares"].cumsum(1)
+        places = draws.uniform(f"{purpose}/class", 0, n, 1)[..., 0] * below[:, -1:]
+        return torch.searchsorted(below, places, right=True).clamp_(max=below.shape[1] - 1)
 
     def sampler(self, state: State) -> State:
         """The parts of the state that `sample` needs."""
-        return {part: state[part] for part in ("generator", "ema") if part in state}
+        return {part: state[part] for part in ("generator", "ema", "classes") if part in state}
 
     @torch.no_grad()
     def _average(self, state: State, decays: Tensor) -> None:

@@ -18,7 +18,7 @@ from harness.training import checkpoint
 from harness.training.checkpoint import Checkpoint
 from harness.training.clock import Clock
 from harness.training.engine import BLOCK, engine
-from harness.training.feed import Feed
+from harness.training.feed import Batch, Feed
 from harness.training.processes import Processes
 from harness.training.trials import quickest_way, step_operations
 
@@ -60,11 +60,16 @@ class Method(Protocol):
     def init(self) -> State:
         """The state before the first iteration: tensors with the members axis, by part."""
 
-    def step(self, state: State, batch: Tensor, iteration: int) -> Tensor:
+    def step(self, state: State, batch: Batch, iteration: int) -> Tensor:
         """One iteration, in place; a row of history, (columns, m)."""
 
-    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
-        """Samples first..first+n-1: (m, n, c, h, w)."""
+    def sample(
+        self, state: State, n: int, *, purpose: str = "sample", first: int = 0, labels: Tensor | None = None
+    ) -> Tensor:
+        """Samples first..first+n-1: (m, n, c, h, w); of these classes (m, n), where there are conditions."""
+
+    def labels(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor | None:
+        """The classes that those samples are of: int64 (m, n); None where there are no conditions."""
 
     def sampler(self, state: State) -> State:
         """The parts of the state that `sample` needs: what a snapshot holds."""

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.layers import ConvolutionWay
 from harness.training.checkpoint import Nested as State
 from harness.training.engine import Stepped, copied, engine
-from harness.training.feed import Feed, ResidentFeed
+from harness.training.feed import Batch, Feed, ResidentFeed
 from harness.training.processes import Processes
 
 _STEPS = 3  # timed for each way, after one that is not
@@ -33,10 +32,10 @@ class Tried(Stepped, Protocol):
 class _Same:
     """A feed of one batch, again and again: one that streams could not go back to its beginning."""
 
-    images: Tensor
+    same: Batch
 
-    def batch(self, step: int) -> Tensor:
-        return self.images
+    def batch(self, step: int) -> Batch:
+        return self.same
 
 
 def step_operations(method: Tried, state: State, feed: Feed) -> int:

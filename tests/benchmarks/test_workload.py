@@ -17,7 +17,7 @@ def test_a_timed_stack_trains_as_a_grids_does(
     resolve: Resolve, digits: ImageSet, gan_of: Callable[..., Gan], train_for: Callable[[Gan, int], State]
 ) -> None:
     members = [{"seed": 1}, {"seed": 2, "loss": "minimax"}]
-    stack = TrainingStack.of([resolve(**member) for member in members], TrainingSet.of(digits, "float32"))
+    stack = TrainingStack.of([resolve(**member) for member in members], TrainingSet.of(digits, resolve()))
     stack.train(2)
     stack.train_eagerly(1)
     expected = train_for(gan_of(*members, precision="float32"), 3)
@@ -27,7 +27,7 @@ def test_a_timed_stack_trains_as_a_grids_does(
 
 
 def test_operations_and_bytes_grow_with_the_members(resolve: Resolve, digits: ImageSet) -> None:
-    training_set = TrainingSet.of(digits, "float32")
+    training_set = TrainingSet.of(digits, resolve())
     one, three = (TrainingStack.of([resolve(seed=seed) for seed in range(members)], training_set) for members in (1, 3))
     assert three.operations() == 3 * one.operations() > 0
     assert three.bytes_at_least() == 3 * one.bytes_at_least() > 0
@@ -35,7 +35,7 @@ def test_operations_and_bytes_grow_with_the_members(resolve: Resolve, digits: Im
 
 
 def test_bytes_count_parameters_gradients_slots_and_minibatches(resolve: Resolve, digits: ImageSet) -> None:
-    stack = TrainingStack.of([resolve(k=2)], TrainingSet.of(digits, "float32"))
+    stack = TrainingStack.of([resolve(k=2)], TrainingSet.of(digits, resolve()))
     generator = 5 * 12 + 12 + 12 * 10 + 10 + 10 * 64 + 64
     discriminator = 64 * 9 + 9 + 9 * 8 + 8 + 8 * 1 + 1
     moved = (4 + 2) * (generator + 2 * discriminator) + 2 * 2 * 20 * 64  # one slot: SGD's momentum

@@ -172,7 +172,7 @@ def test_a_cuda_graph_equals_eager_iterations(
 ) -> None:
     experiments = [resolve(**member) for member in STACKS[name]]
     gan = Gan.of(experiments, digits_statistics, training_images=len(digits.train), processes=on_gpu)
-    order = Order(gan.draws, size=len(digits.train), batch_size=gan.game.batch_size, batches=gan.game.k)
+    order = Order(gan.draws, size=len(digits.train), batch_size=gan.game.batch_size, inner_loop=gan.game.inner_loop)
     feed = TrainingImages(digits.train, on_gpu).feed(order, first=0, steps=200)
     assert isinstance(feed, ResidentFeed) and on_gpu.device.type == "cuda"
     state = gan.init()

@@ -15,11 +15,12 @@ from harness.draws import Draws
 from harness.images import ImageSet, Split, unit
 from harness.training import feed
 from harness.training.feed import Order, ResidentFeed, TrainingImages, fits, mean_image
+from harness.training.inner_loop import InnerLoop
 from harness.training.processes import Processes
 
 
 def order(seeds: tuple[int, ...] = (0, 1), *, size: int = 23, batch_size: int = 4, batches: int = 3) -> Order:
-    return Order(Draws(seeds), size=size, batch_size=batch_size, batches=batches)
+    return Order(Draws(seeds), size=size, batch_size=batch_size, inner_loop=InnerLoop(batches))
 
 
 def process(rank: int = 0, count: int = 1, dtype: torch.dtype = torch.float32) -> Processes:
@@ -66,17 +67,20 @@ def test_the_processes_parts_are_disjoint_and_make_up_the_minibatches() -> None:
     images = order(size=24, batch_size=6, batches=2)
     parts = [ResidentFeed(numbers, images, process(rank, 3)) for rank in range(3)]
     for step in range(4):
-        found = torch.cat([part.batch(step).view(2, 2, 2) for part in parts], dim=2)
+        found = torch.cat([part.batch(step).images.view(2, 2, 2) for part in parts], dim=2)
         assert found.equal(images.indices(step).float())
         assert all(len(member.unique()) == 12 for member in found)
 
 
 def test_equal_cuts_of_a_streamed_step_are_the_processes_parts() -> None:
     images, numbers = order(size=24, batch_size=6, batches=2), torch.arange(24.0).view(24, 1, 1, 1)
-    for step, indices in zip(range(2, 9), feed._Steps(images, 3, 2, 9), strict=True):
-        for rank, cut in enumerate(torch.tensor(indices).chunk(3)):
-            resident = ResidentFeed(numbers, images, process(rank, 3))
-            assert cut.float().view(2, 4).equal(resident.batch(step).flatten(1))
+    steps = feed._Steps(images, 3, 2, 9)
+    minibatches = torch.tensor(list(steps)).view(7, 2, 3, 2, 2)  # step, minibatch, process, member, image
+    assert len(steps) == 14
+    for rank in range(3):
+        resident = ResidentFeed(numbers, images, process(rank, 3))
+        for step, part in zip(range(2, 9), minibatches[:, :, rank], strict=True):
+            assert part.transpose(0, 1).float().equal(resident.batch(step).images.view(2, 2, 2))
 
 
 class OnDemand:
@@ -113,7 +117,7 @@ def test_a_streamed_feed_gives_the_bits_of_the_resident_one(
         for placement in ("device", "stream")
     )
     for step in range(first, 9):
-        one, other = resident.batch(step), streamed.batch(step)
+        one, other = resident.batch(step).images, streamed.batch(step).images
         assert one.shape == (2, 12, 1, 3, 2) and one.dtype == processes.dtype
         assert one.equal(other)
 
@@ -121,7 +125,7 @@ def test_a_streamed_feed_gives_the_bits_of_the_resident_one(
 def test_a_step_holds_the_images_that_its_order_names() -> None:
     images = TrainingImages(Split(PIXELS), Processes()).feed(order(), first=0, steps=5)
     expected = unit(PIXELS)[order().indices(4).flatten(1).numpy()]
-    np.testing.assert_array_equal(images.batch(4).numpy(), expected)
+    np.testing.assert_array_equal(images.batch(4).images.numpy(), expected)
 
 
 @pytest.mark.parametrize(("count", "dtype", "item_bytes"), [(1, torch.float32, 4), (2, torch.float64, 8)])

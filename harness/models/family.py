@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import AfterValidator
 from torch import Tensor
 
 from harness.draws import Draws
 from harness.experiment import Experiment, Settings
-from harness.layers import Context, Parameters
+from harness.layers import Context, Function, Parameters, activation
 
 Added = Annotated[bool | None, AfterValidator(lambda value: value or None)]
 """A switch that came later: off is what was before, so it is absent, and leaves run ids as they were."""
 Removed = Annotated[bool | None, AfterValidator(lambda value: None if value else value)]
 """A switch that came later, for what was always there: on is absent."""
+OutputName = Literal["sigmoid", "tanh", "linear"]
+"""What a generator's last values become images by: into [0, 1]; "linear": as they are, for data in other units."""
 
 
 class StackedNetwork(Protocol):
@@ -53,6 +55,11 @@ class ReconstructionError:
 
     def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
         return (x - self.network(parameters, x, context)).abs().flatten(2).mean(2)
+
+
+def output(name: OutputName) -> Function:
+    """The last layer of a generator; "tanh" is moved to [0, 1]."""
+    return activation("unit_tanh" if name == "tanh" else name)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.draws import Draws
 from harness.layers import Context, Function, average_pool, max_pool, sum_pool, upsample
 
 ContextOf = Callable[..., Context]

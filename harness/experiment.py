@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -19,6 +20,9 @@ Added = Annotated[bool | None, AfterValidator(lambda value: value or None)]
 """A switch that came later: off is what was before, so it is absent, and leaves run ids as they were."""
 Removed = Annotated[bool | None, AfterValidator(lambda value: None if value else value)]
 """A switch that came later, for what was always there: on is absent."""
+
+
+_KIND = re.compile(r"\[|^(bool|int|float|str|constrained-\w+)$")  # what pydantic puts between keys for kinds of values
 
 
 class Settings(BaseModel):
@@ -232,9 +236,13 @@ def _unserializable(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _explained(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
-    problem = error.errors()[0]
+    problems = error.errors()
+    # Of a value that fits none of several kinds, the kind that it fits furthest.
+    problem = max(
+        (one for one in problems if one["loc"][:1] == problems[0]["loc"][:1]), key=lambda one: len(one["loc"])
+    )
     keys = [str(part) for part in problem["loc"]]
-    place = ".".join(keys)
+    place = ".".join(key for key in keys if not _KIND.search(key))
     if problem["type"] == "extra_forbidden":
         return UnknownName("key", place, _keys_beside(model, keys), where)
     if problem["type"] == "missing":

@@ -133,6 +133,10 @@ def resolved(experiment: Experiment, data: ImageSet) -> Experiment:
                 f'"{experiment.generator.model["output"]}" has: take generator = {{output = "linear"}}, with a model '
                 "that has it (mlp, say)."
             )
+    elif experiment.generator.model.get("output") == "linear":
+        raise InputError(
+            'generator.output = "linear" leaves [0, 1]; add a preprocessing without bounds, or take "sigmoid".'
+        )
     experiment = experiment.model_copy(update=update)
     models.build(experiment, ImageStatistics(data.shape, torch.zeros(data.shape)))  # refuses what cannot be built
     return experiment

@@ -36,6 +36,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "unit_tanh": lambda x: torch.tanh(x) * 0.5 + 0.5,  # tanh moved to [0, 1]
     "signed": lambda x: x * 2 - 1,  # [0, 1] to [-1, 1]
+    "linear": lambda x: x,
 }
 
 

@@ -1,4 +1,4 @@
-"""Convolutions of stacked images, and their transposes."""
+"""Convolutions of stacked images, their transposes, and maxout of convolutions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from harness.draws import Draws
 from harness.layers.initial import initial_bias, initial_weight
+from harness.layers.linear import largest_piece
 from harness.layers.network import Context, ConvolutionWay, Parameters
 
 Plain = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
@@ -22,10 +23,10 @@ Plain = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
 class Convolution:
     """Cross-correlation with square kernels and a bias. (m, n, inputs, h, w) to (m, n, outputs, h', w').
 
-    Sizes are torch.nn.Conv2d's: h' = (h + 2 padding - kernel) // stride + 1. The weight is (m, outputs, inputs, kernel,
-    kernel), the bias (m, outputs). Weights start normal with deviation `weight_std`, or uniform on +-weight_range,
-    with zero bias; where both are None, weights and bias start as torch.nn.Conv2d's. Before a normalisation, which
-    takes any bias away again, `bias` is False.
+    Sizes are torch.nn.Conv2d's: h' = (h + 2 padding - kernel) // stride + 1, with one padding for both sides or one for
+    each. The weight is (m, outputs, inputs, kernel, kernel), the bias (m, outputs). Weights start normal with deviation
+    `weight_std`, or uniform on +-weight_range, with zero bias; where both are None, weights and bias start as
+    torch.nn.Conv2d's. Before a normalisation, which takes any bias away again, `bias` is False.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Convolution:
     outputs: int
     kernel: int
     stride: int = 1
-    padding: int = 0
+    padding: int | tuple[int, int] = 0
     weight_range: float | None = None
     weight_std: float | None = None
     bias: bool = True
@@ -81,6 +82,61 @@ class TransposedConvolution(Convolution):
 
     def _plain(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         return functional.conv_transpose2d(x, weight, bias, self.stride, self.padding, groups=groups)
+
+
+@dataclass(frozen=True)
+class MaxoutConvolution:
+    """The largest of `pieces` convolutions, unit by unit and pixel by pixel.
+
+    (m, n, inputs, h, w) to (m, n, units, h', w'); sizes and initial values are those of `Convolution`. Source:
+    Goodfellow et al. 2013, "Maxout networks".
+    """
+
+    name: str
+    inputs: int
+    units: int
+    pieces: int
+    kernel: int
+    padding: int = 0
+    weight_range: float | None = None
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def convolution(self) -> Convolution:
+        """The affine part, all pieces at once; piece p of unit u is channel p * units + u."""
+        outputs = self.pieces * self.units
+        return Convolution(
+            self.name, self.inputs, outputs, self.kernel, padding=self.padding, weight_range=self.weight_range
+        )
+
+    def init(self, draws: Draws, purpose: str) -> Parameters:
+        return self.convolution.init(draws, purpose)
+
+    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
+        affine = self.convolution(parameters, x, context)
+        return largest_piece(affine.view(*affine.shape[:2], self.pieces, self.units, *affine.shape[3:]))
+
+
+@dataclass(frozen=True)
+class PixelBias:
+    """A bias for each pixel of each channel, "untied" over an image: (m, n, c, h, w) to the same. It starts at zero."""
+
+    name: str
+    shape: tuple[int, int, int]
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        return ()
+
+    def init(self, draws: Draws, purpose: str) -> Parameters:
+        zeros = torch.zeros(len(draws.seeds), *self.shape, dtype=draws.dtype, device=draws.device)
+        return {f"{self.name}.bias": zeros}
+
+    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
+        return x + parameters[f"{self.name}.bias"].unsqueeze(1)
 
 
 def _by_member(convolve: Plain, x: Tensor, weight: Tensor, bias: Tensor | None, way: ConvolutionWay) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from harness.layers.network import Context, Parameters
 class Dropout:
     """Keeps each component with probability 1 - rate and scales it by 1 / (1 - rate); identity outside training.
 
-    (m, n, width) to the same (Srivastava et al. 2014, inverted form).
+    (m, n, ...) to the same (Srivastava et al. 2014, inverted form).
     """
 
     name: str
@@ -31,11 +32,12 @@ class Dropout:
     def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
         if not context.training or self.rate == 0:
             return x
-        return x * context.draws.dropout(
+        factors = context.draws.dropout(
             f"{context.purpose}/{self.name}",
             context.step,
             context.rows,
-            x.shape[2],
+            math.prod(x.shape[2:]),
             keep=1 - self.rate,
             batches=context.batches,
         )
+        return x * factors.view(x.shape)

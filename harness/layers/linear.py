@@ -102,6 +102,6 @@ class _LargestPiece(torch.autograd.Function):
 
 
 def largest_piece(x: Tensor) -> Tensor:
-    """The largest of the pieces: (m, n, pieces, units) to (m, n, units)."""
+    """The largest of the pieces: (m, n, pieces, units, ...) to (m, n, units, ...)."""
     largest: Tensor = _LargestPiece.apply(x)
     return largest

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from harness.draws import Draws
-from harness.layers.convolution import Convolution
+from harness.layers.convolution import Convolution, MaxoutConvolution
 from harness.layers.labels import Embedding
 from harness.layers.linear import Linear, Maxout
 from harness.layers.network import Context, Layer, Parameters
+from harness.layers.residual import Residual
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class SpectralNorm:
     fixed. Biases stay as they are. Source: Miyato et al. 2018, algorithm 1.
     """
 
-    layer: Linear | Maxout | Convolution | Embedding
+    layer: Linear | Maxout | Convolution | MaxoutConvolution | Embedding
 
     @property
     def _weight(self) -> str:
@@ -65,5 +66,11 @@ def _times(vector: Tensor, matrix: Tensor) -> Tensor:
 
 
 def spectrally_normalised(layers: Iterable[Layer]) -> list[Layer]:
-    """The same layers, those with a weight matrix spectrally normalised."""
-    return [SpectralNorm(layer) if isinstance(layer, Linear | Maxout | Convolution) else layer for layer in layers]
+    """The same layers, those with a weight matrix spectrally normalised, inside residual blocks too."""
+    return [_normalised(layer) for layer in layers]
+
+
+def _normalised(layer: Layer) -> Layer:
+    if isinstance(layer, Residual):
+        return Residual(tuple(map(_normalised, layer.main)), tuple(map(_normalised, layer.shortcut)))
+    return SpectralNorm(layer) if isinstance(layer, Linear | Maxout | Convolution | MaxoutConvolution) else layer

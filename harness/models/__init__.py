@@ -1,7 +1,8 @@
 """Generator/discriminator pairs, one file a family.
 
 A family says which settings its two networks take and builds them for an image shape. A generator maps latents
-(m, n, latent size) to images (m, n, c, h, w) in [0, 1]; a discriminator maps images to scores (m, n).
+(m, n, latent size) to images (m, n, c, h, w) in [0, 1], or of any values where its output is "linear"; a discriminator
+maps images to scores (m, n).
 """
 
 from __future__ import annotations
@@ -9,11 +10,18 @@ from __future__ import annotations
 from harness import user_code
 from harness.errors import InputError, UnknownName
 from harness.experiment import Experiment, NetworkSettings, validate
-from harness.models import conditional, dcgan, maxout_mlp, mlp
+from harness.models import conditional, dcgan, infogan, maxout_mlp, mlp, paper_conv, residual
 from harness.models.family import Family, ImageStatistics, Pair
 from harness.models.user import user_family
 
-FAMILIES: dict[str, Family] = {"mlp": mlp.FAMILY, "maxout-mlp": maxout_mlp.FAMILY, "dcgan": dcgan.FAMILY}
+FAMILIES: dict[str, Family] = {
+    "mlp": mlp.FAMILY,
+    "maxout-mlp": maxout_mlp.FAMILY,
+    "paper-conv": paper_conv.FAMILY,
+    "dcgan": dcgan.FAMILY,
+    "infogan": infogan.FAMILY,
+    "residual": residual.FAMILY,
+}
 
 __all__ = [
     "FAMILIES",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -29,9 +29,11 @@ from harness.layers import (
 from harness.models.family import (
     Family,
     ImageStatistics,
+    OutputName,
     Pair,
     ReconstructionError,
     StackedNetwork,
+    output,
 )
 
 _HALVING: dict[str, Any] = {"kernel": 4, "stride": 2, "padding": 1}
@@ -51,9 +53,9 @@ class NetworkSettings(Settings):
 
 
 class GeneratorSettings(NetworkSettings):
-    """`output`: what maps to [0, 1]; "tanh", the paper's, is moved there."""
+    """`output`: what maps to images; "tanh", the paper's, is moved to [0, 1]."""
 
-    output: Literal["sigmoid", "tanh"] = "tanh"
+    output: OutputName = "tanh"
 
 
 class DiscriminatorSettings(NetworkSettings):
@@ -85,7 +87,7 @@ def generator(settings: GeneratorSettings, *, latent: int, images: ImageStatisti
         layers.append(TransposedConvolution(f"up{number}", inputs, outputs, weight_std=std, bias=False, **_HALVING))
         layers += _normalised(f"norm{number}", outputs, "relu")
     layers.append(TransposedConvolution("output", widths[-1], channels, weight_std=std, **_HALVING))
-    return Network((*layers, activation("sigmoid" if settings.output == "sigmoid" else "unit_tanh")))
+    return Network((*layers, output(settings.output)))
 
 
 def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -> StackedNetwork:

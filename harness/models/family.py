@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from harness.draws import Draws
 from harness.experiment import Experiment, Settings
-from harness.layers import Context, Parameters
+from harness.layers import Context, Function, Parameters, activation
+
+OutputName = Literal["sigmoid", "tanh", "linear"]
+"""What a generator's last values become images by: into [0, 1]; "linear": as they are, for data in other units."""
 
 
 class StackedNetwork(Protocol):
@@ -51,6 +54,11 @@ class ReconstructionError:
 
     def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
         return (x - self.network(parameters, x, context)).abs().flatten(2).mean(2)
+
+
+def output(name: OutputName) -> Function:
+    """The last layer of a generator; "tanh" is moved to [0, 1]."""
+    return activation("unit_tanh" if name == "tanh" else name)
 
 
 @dataclass(frozen=True)

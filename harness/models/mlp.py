@@ -24,7 +24,15 @@ from harness.layers import (
     spectrally_normalised,
     unflatten,
 )
-from harness.models.family import Family, ImageStatistics, Pair, ReconstructionError, StackedNetwork
+from harness.models.family import (
+    Family,
+    ImageStatistics,
+    OutputName,
+    Pair,
+    ReconstructionError,
+    StackedNetwork,
+    output,
+)
 
 Width = Annotated[int, Field(ge=1)]
 ActivationName = Literal["relu", "leaky_relu", "sigmoid", "tanh"]
@@ -38,22 +46,32 @@ def per_layer(value: object, layers: int, name: str) -> None:
 
 
 class GeneratorSettings(Settings):
-    """`weight_range` r starts weights uniform on +-r with zero bias; absent: torch.nn.Linear's way."""
+    """`weight_range` r starts weights uniform on +-r with zero bias; absent: torch.nn.Linear's way.
+
+    Lists have one entry for each hidden layer, that of weight ranges one for the output too. `hidden_bias`: what the
+    hidden layers' biases start at; absent: zero, or torch's way with its weights.
+    """
 
     hidden: tuple[Width, ...] = (128, 128)
-    activation: ActivationName = "relu"
+    activation: ActivationName | tuple[ActivationName, ...] = "relu"
     batch_norm: bool | tuple[bool, ...] = False
     batch_norm_eps: Positive = 1e-5
-    output: Literal["sigmoid", "tanh"] = "sigmoid"
+    output: OutputName = "sigmoid"
     output_bias: OutputBias = "zero"
     weight_range: Positive | tuple[Positive, ...] | None = None
+    hidden_bias: float | tuple[float, ...] | None = None
 
     @model_validator(mode="after")
     def _lengths(self) -> GeneratorSettings:
+        per_layer(self.activation, len(self.hidden), "activation")
         per_layer(self.batch_norm, len(self.hidden), "batch_norm")
+        per_layer(self.hidden_bias, len(self.hidden), "hidden_bias")
         per_layer(self.weight_range, len(self.hidden) + 1, "weight_range")
         if self.output_bias == "marginal" and self.output != "sigmoid":
             raise ValueError('output_bias = "marginal" should go with output = "sigmoid"')
+        for number in range(len(self.hidden)):
+            if at_layer(self.batch_norm, number) and at_layer(self.hidden_bias, number):
+                raise ValueError("hidden_bias should be 0 where batch_norm takes a bias away")
         return self
 
 
@@ -79,21 +97,23 @@ class DiscriminatorSettings(Settings):
 
 
 def generator(settings: GeneratorSettings, *, latent: int, images: ImageStatistics) -> Network:
-    """Latent to hidden layers to an image in [0, 1]."""
+    """Latent to hidden layers to an image."""
     widths = (latent, *settings.hidden)
     pixels = math.prod(images.shape)
     layers: list[Layer] = []
     for number, (inputs, outputs) in enumerate(zip(widths, settings.hidden, strict=False)):
         is_normalised = at_layer(settings.batch_norm, number)
         weight_range = at_layer(settings.weight_range, number)
-        layers.append(Linear(f"hidden{number}", inputs, outputs, weight_range, bias=not is_normalised))
+        start = at_layer(settings.hidden_bias, number)
+        hidden_bias = None if start is None else torch.full((outputs,), start)
+        layers.append(Linear(f"hidden{number}", inputs, outputs, weight_range, hidden_bias, bias=not is_normalised))
         if is_normalised:
             layers.append(BatchNorm(f"norm{number}", outputs, eps=settings.batch_norm_eps))
-        layers.append(activation(settings.activation))
+        layers.append(activation(at_layer(settings.activation, number)))
     bias = marginal_bias(images.mean) if settings.output_bias == "marginal" else None
     weight_range = at_layer(settings.weight_range, len(settings.hidden))
     layers.append(Linear("output", widths[-1], pixels, weight_range, bias))
-    layers.append(activation("sigmoid" if settings.output == "sigmoid" else "unit_tanh"))
+    layers.append(output(settings.output))
     layers.append(unflatten(images.shape))
     return Network(tuple(layers))
 

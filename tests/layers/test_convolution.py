@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from harness.draws import Draws
-from harness.layers import BatchNorm, Context, Convolution, ConvolutionWay, Layer, Parameters, TransposedConvolution
+from harness.layers import (
+    BatchNorm,
+    Context,
+    Convolution,
+    ConvolutionWay,
+    Layer,
+    MaxoutConvolution,
+    Parameters,
+    PixelBias,
+    TransposedConvolution,
+)
 
 SEEDS = (0, 1, 7)
 WAYS = get_args(ConvolutionWay)
@@ -23,6 +33,7 @@ LAYERS: dict[str, Convolution] = {
     "doubling": UP,
     "kernel 3 without bias": Convolution("c", 3, 2, kernel=3, bias=False),
     "transpose of kernel 3 without bias": TransposedConvolution("c", 3, 1, kernel=3, bias=False),
+    "transpose with a padding for each side": TransposedConvolution("c", 3, 2, kernel=5, stride=3, padding=(2, 0)),
 }
 over_layers = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 over_ways = pytest.mark.parametrize("way", WAYS)
@@ -122,6 +133,27 @@ def test_initial_values_of_a_stack_are_those_of_its_members(layer: Convolution) 
     for member, seed in enumerate(SEEDS):
         for name, tensor in layer.init(Draws([seed]), "init").items():
             assert together[name][member].equal(tensor[0])
+
+
+@over_ways
+def test_a_maxout_convolution_is_the_largest_of_its_pieces(way: ConvolutionWay, context_of: ContextOf) -> None:
+    layer = MaxoutConvolution("c", 3, 4, 2, 3, padding=2)
+    parameters, x = filled(layer), images()
+    y = layer(parameters, x, context_of(SEEDS, convolution=way))
+    for member in range(len(SEEDS)):
+        weight, bias = (parameters[f"c.{name}"][member].unflatten(0, (2, 4)) for name in ("weight", "bias"))
+        pieces = [nn.functional.conv2d(x[member], weight[piece], bias[piece], padding=2) for piece in range(2)]
+        torch.testing.assert_close(y[member], torch.maximum(*pieces))
+
+
+def test_a_pixel_bias_belongs_to_one_pixel_of_one_member(context_of: ContextOf) -> None:
+    layer = PixelBias("b", (3, 6, 4))
+    initial = layer.init(Draws(SEEDS, dtype=torch.float64), "init")["b.bias"]
+    assert initial.shape == (3, 3, 6, 4) and not initial.any()
+    bias, x = filled(layer)["b.bias"], images()
+    y = layer({"b.bias": bias}, x, context_of(SEEDS))
+    for member in range(len(SEEDS)):
+        assert y[member].equal(torch.stack([image + bias[member] for image in x[member]]))
 
 
 def plain_batch_norm(parameters: Parameters, member: int) -> nn.BatchNorm2d:

@@ -96,6 +96,14 @@ def test_the_largest_piece_has_the_gradients_of_amax() -> None:
     assert torch.autograd.gradcheck(largest_piece, distinct) and torch.autograd.gradgradcheck(largest_piece, distinct)
 
 
+def test_the_largest_piece_of_images_is_that_of_each_pixel() -> None:
+    x = torch.randn(2, 4, 3, 5, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pixels = [largest_piece(x[..., row, column]) for row in range(2) for column in range(3)]
+    assert largest_piece(x).equal(torch.stack(pixels, 3).view(2, 4, 5, 2, 3))
+    few = x[:1, :2, :, :2, :, :1].clone().requires_grad_()
+    assert torch.autograd.gradcheck(largest_piece, few) and torch.autograd.gradgradcheck(largest_piece, few)
+
+
 def test_maxout_is_the_largest_piece_of_each_unit(context_of: ContextOf) -> None:
     layer = Maxout("m", 8, 3, 4)
     parameters, x = filled(layer), inputs()
@@ -162,6 +170,13 @@ def test_dropout_outside_training_or_at_rate_zero_changes_nothing(
     assert Dropout("d", rate)({}, x, context_of(SEEDS, training=training)) is x
 
 
+def test_dropout_of_images_is_that_of_their_pixels_in_a_row(context_of: ContextOf) -> None:
+    x = inputs(n=6, width=24)
+    flat = Dropout("d", 0.3)({}, x, context_of(SEEDS))
+    images = Dropout("d", 0.3)({}, x.view(3, 6, 2, 3, 4), context_of(SEEDS))
+    assert images.flatten(2).equal(flat) and (flat == 0).any()
+
+
 def test_dropouts_of_other_names_and_of_batches_side_by_side_differ(context_of: ContextOf) -> None:
     x = torch.ones(1, 200, 8)
     one, other = (Dropout(name, 0.5)({}, x, context_of(rows=100, batches=2)) for name in ("d0", "d1"))
@@ -175,6 +190,7 @@ PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": nn.Tanh(),
     "unit_tanh": lambda x: (nn.Tanh()(x) + 1) / 2,
     "signed": lambda x: 2 * x - 1,
+    "linear": nn.Identity(),
 }
 
 

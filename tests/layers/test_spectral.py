@@ -9,7 +9,19 @@ import torch
 from torch import Tensor
 
 from harness.draws import Draws
-from harness.layers import Context, Convolution, Linear, Maxout, SpectralNorm
+from harness.layers import (
+    Context,
+    Convolution,
+    Layer,
+    Linear,
+    Maxout,
+    MaxoutConvolution,
+    Network,
+    Residual,
+    SpectralNorm,
+    activation,
+    spectrally_normalised,
+)
 
 ContextOf = Callable[..., Context]
 SEEDS = (3, 8)
@@ -17,6 +29,7 @@ LAYERS = {
     "linear": (Linear("a", 5, 4), (6, 5)),
     "maxout": (Maxout("a", 5, 3, 2), (6, 5)),
     "convolution": (Convolution("a", 2, 3, 3, padding=1), (6, 2, 4, 4)),
+    "maxout convolution": (MaxoutConvolution("a", 2, 3, 2, 3, padding=1), (6, 2, 4, 4)),
 }
 
 
@@ -63,6 +76,20 @@ def test_the_gradient_holds_the_vectors_fixed(context_of: ContextOf) -> None:
     scale = torch.einsum("mr,mrc,mc->m", left, weight, right).view(-1, 1, 1)
     expected = layer({**parameters, "a.weight": weight / scale}, inputs(shape), context_of(SEEDS))
     torch.testing.assert_close(found, torch.autograd.grad(expected.square().sum(), weight)[0])
+
+
+def test_it_reaches_inside_residual_blocks(context_of: ContextOf) -> None:
+    main: tuple[Layer, ...] = (activation("relu"), Convolution("a", 2, 2, 3, padding=1))
+    shortcut = Convolution("b", 2, 2, 1)
+    block = Residual((*main, Residual((Convolution("c", 2, 2, 1),))), (shortcut,))
+    network = Network(tuple(spectrally_normalised([block])))
+    assert network.buffers == {"a.weight_u", "b.weight_u", "c.weight_u"}
+    parameters = network.init(Draws(SEEDS, dtype=torch.float64), "init")
+    x = inputs((6, 2, 4, 4))
+    found = network(parameters, x, context_of(SEEDS, training=False))
+    scaled = {name: 7 * tensor if name.endswith("weight") else tensor for name, tensor in parameters.items()}
+    torch.testing.assert_close(network(scaled, x, context_of(SEEDS, training=False)), found)
+    assert not block(scaled, x, context_of(SEEDS)).allclose(block(parameters, x, context_of(SEEDS)))
 
 
 def test_the_norm_is_of_full_precision_under_autocast(context_of: ContextOf) -> None:

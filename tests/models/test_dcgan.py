@@ -125,16 +125,9 @@ def test_the_pair_is_radfords_in_plain_torch(gan_of: Callable[..., Gan], context
     torch.testing.assert_close(scores[0], d(2 * images[0] - 1)[:, 0])
 
 
-def distance(one: State, other: State, member: int) -> float:
-    """The difference of a stack's member from a run alone, over all tensors, relative to their length."""
-    roles = ("generator", "discriminator")
-    together = torch.cat([t[member].flatten().detach() for role in roles for t in one[role].values()])
-    alone = torch.cat([t[0].flatten().detach() for role in roles for t in other[role].values()])
-    assert together.isfinite().all()
-    return float((together - alone).norm() / alone.norm())
-
-
-def test_a_stack_trains_as_its_members_alone(gan_of: Callable[..., Gan], train_for: Callable[..., State]) -> None:
+def test_a_stack_trains_as_its_members_alone(
+    gan_of: Callable[..., Gan], train_for: Callable[..., State], distance: Callable[[State, State, int], float]
+) -> None:
     together = train_for(gan_of(*MEMBERS), 10)
     for member, settings in enumerate(MEMBERS):
         assert distance(together, train_for(gan_of(settings), 10), member) < 1e-9

@@ -19,6 +19,16 @@ SEEDS = (0, 5, 9)
 SHAPE = (2, 4, 8)
 ContextOf = Callable[..., Context]
 IMAGES = ImageStatistics(SHAPE, torch.rand(SHAPE, generator=torch.Generator().manual_seed(0)))
+SMALL_MAXOUT: dict[str, Any] = {
+    "channels": [3, 4],
+    "kernels": [4, 3],
+    "padding": [2, 1],
+    "pools": 2,
+    "hidden": [5],
+    "hidden_pieces": 3,
+    "dropout": [0.1, 0.3, 0.3, 0.3],
+    "weight_range": 0.5,
+}
 SMALL: dict[str, dict[str, Any]] = {
     "mlp": {"generator": {"hidden": [7, 6]}, "discriminator": {"hidden": [6, 5]}},
     "mlp with batch norm, dropout and tanh": {
@@ -37,6 +47,36 @@ SMALL: dict[str, dict[str, Any]] = {
         "generator": {"channels": 3, "stages": 1, "output": "sigmoid"},
         "discriminator": {"channels": 2, "stages": 1, "signed_input": False},
     },
+    "paper-conv": {"generator": {"hidden": [7], "channels": 3, "weight_range": 0.5}, "discriminator": SMALL_MAXOUT},
+    "paper-conv of one convolution, with tanh": {
+        "model": "paper-conv",
+        "generator": {"hidden": [], "channels": 2, "output": "tanh"},
+        "discriminator": SMALL_MAXOUT
+        | {
+            "channels": [4],
+            "kernels": 4,
+            "pools": 3,
+            "padding": [1],
+            "hidden": [],
+            "dropout": [],
+            "spectral_norm": True,
+        },
+    },
+    "infogan": {
+        "generator": {"channels": 3, "hidden": 7, "weight_std": 0.3},
+        "discriminator": {"channels": 2, "hidden": 6, "weight_std": 0.3},
+    },
+    "infogan without batch norm": {
+        "model": "infogan",
+        "generator": {"channels": 3, "hidden": 7, "batch_norm": False, "activation": "leaky_relu"},
+        "discriminator": {"channels": 2, "hidden": 6, "batch_norm": False, "spectral_norm": True},
+    },
+    "residual": {"generator": {"channels": 3, "blocks": 2}, "discriminator": {"channels": 4}},
+    "residual with spectral norm and sigmoid": {
+        "model": "residual",
+        "generator": {"channels": 2, "blocks": 1, "output": "sigmoid"},
+        "discriminator": {"channels": 2, "down_blocks": 1, "plain_blocks": 1, "spectral_norm": True},
+    },
 }
 
 
@@ -49,9 +89,11 @@ def pair_of(name: str) -> Pair:
     return build(experiment(**({"model": name} | SMALL[name])), IMAGES)
 
 
-def forward(pair: Pair, seeds: tuple[int, ...], context: Context) -> tuple[Parameters, Tensor, Tensor]:
+def forward(
+    pair: Pair, seeds: tuple[int, ...], context: Context, dtype: torch.dtype = torch.float32
+) -> tuple[Parameters, Tensor, Tensor]:
     """Trained parameters, images and scores of the pair's members."""
-    draws = Draws(seeds)
+    draws = Draws(seeds, dtype=dtype)
     of_g, of_d = (getattr(pair, role).init(draws, role) for role in ("generator", "discriminator"))
     trained = {f"G/{name}": tensor for name, tensor in of_g.items() if name not in pair.generator.buffers}
     trained |= {f"D/{name}": tensor for name, tensor in of_d.items() if name not in pair.discriminator.buffers}
@@ -90,6 +132,59 @@ def test_every_trained_parameter_receives_a_gradient(name: str, context_of: Cont
     weights = torch.arange(1.0, 19.0).view(3, 6)  # even ones would cancel behind batch normalisation
     slopes = torch.autograd.grad((scores.sigmoid() * weights).sum(), list(trained.values()))
     assert [key for key, slope in zip(trained, slopes, strict=True) if not slope.flatten(1).any(1).all()] == []
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_moments_summed_over_processes_change_nothing_on_one(name: str, context_of: ContextOf) -> None:
+    here, over = (
+        forward(pair_of(name), SEEDS, context_of(SEEDS, sum_over_processes=sums), torch.float64)
+        for sums in (None, torch.clone)
+    )
+    torch.testing.assert_close(over[1:], here[1:])
+
+
+def slope_norms(pair: Pair, parameters: Parameters, x: Tensor, context: Context) -> Tensor:
+    """The sum of the norms of the scores' slopes at x."""
+    (slopes,) = torch.autograd.grad(pair.discriminator(parameters, x, context).sum(), x, create_graph=True)
+    return slopes.flatten(2).norm(dim=2).sum()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_slope_of_a_score_can_be_descended(name: str, context_of: ContextOf) -> None:
+    pair, draws = pair_of(name), Draws(SEEDS, dtype=torch.float64)
+    context = context_of(SEEDS, training=False)  # spectral norm moves its vectors in training
+    parameters = pair.discriminator.init(draws, "D")
+    trained = {
+        key: (tensor + 0.3 * draws.normal(f"more {key}", 0, 1, tensor[0].numel()).view_as(tensor)).requires_grad_()
+        for key, tensor in parameters.items()
+        if key not in pair.discriminator.buffers
+    }
+    parameters |= trained
+    x = draws.uniform("x", 0, 6, 64).view(3, 6, *SHAPE).requires_grad_()
+    norms = slope_norms(pair, parameters, x, context)
+    slopes = torch.autograd.grad(norms, list(trained.values()), materialize_grads=True)
+    step = 1e-6
+    ways = {key: draws.normal(key, 0, 1, tensor[0].numel()).view_as(tensor) for key, tensor in trained.items()}
+    there, back = (
+        slope_norms(pair, parameters | {key: trained[key] + sign * step * ways[key] for key in ways}, x, context)
+        for sign in (1, -1)
+    )
+    found = sum((slope * way).sum() for slope, way in zip(slopes, ways.values(), strict=True))
+    torch.testing.assert_close(found, (there - back) / (2 * step), rtol=1e-5, atol=1e-7)
+    assert found.abs() > 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_linear_output_is_what_the_others_squash(name: str, context_of: ContextOf) -> None:
+    def images(output: str) -> Tensor:
+        settings = SMALL[name] | {"generator": SMALL[name]["generator"] | {"output": output, "output_bias": "zero"}}
+        if name not in ("mlp", "maxout-mlp"):
+            del settings["generator"]["output_bias"]
+        pair = build(experiment(name, **settings), IMAGES)
+        return forward(pair, SEEDS, context_of(SEEDS))[1]
+
+    torch.testing.assert_close(images("sigmoid"), images("linear").sigmoid())
+    torch.testing.assert_close(images("tanh"), images("linear").tanh() / 2 + 0.5)
 
 
 def paper_pair() -> Pair:
@@ -137,6 +232,7 @@ def test_defaults_are_written_out() -> None:
         "output": "sigmoid",
         "output_bias": "marginal",
         "weight_range": 0.05,
+        "hidden_bias": None,
     }
     assert found.discriminator.model == {
         "hidden": [240, 240],
@@ -161,6 +257,22 @@ def test_defaults_are_written_out() -> None:
         ("mlp", {"discriminator": {"dropout": [0.5, 1.0, 0.5]}}, "dropout.1 = 1.0: should be less than 1"),
         ("maxout-mlp", {"discriminator": {"pieces": 0}}, "pieces = 0: should be greater than or equal to 1"),
         ("maxout-mlp", {"discriminator": {"weight_range": [0.1]}}, "weight_range should be one value or a list of 3"),
+        ("mlp", {"generator": {"activation": "swish"}}, "activation = \"swish\": should be 'relu', 'leaky_relu'"),
+        ("mlp", {"generator": {"activation": ["relu", "swish"]}}, "activation.1 = \"swish\": should be 'relu'"),
+        ("mlp", {"generator": {"hidden_bias": "low"}}, 'hidden_bias = "low": should be a valid number'),
+        ("mlp", {"generator": {"activation": ["relu"]}}, "activation should be one value or a list of 2"),
+        ("mlp", {"generator": {"hidden_bias": [0.0]}}, "hidden_bias should be one value or a list of 2"),
+        (
+            "mlp",
+            {"generator": {"batch_norm": [False, True], "hidden_bias": -2}},
+            "hidden_bias should be 0 where batch_norm takes a bias away",
+        ),
+        ("paper-conv", {"discriminator": {"channels": []}}, "channels = [] is empty"),
+        ("paper-conv", {"discriminator": {"kernels": [3]}}, "kernels should be one value or a list of 3"),
+        ("paper-conv", {"discriminator": {"dropout": [0.5]}}, "dropout should be one value or a list of 5"),
+        ("paper-conv", {"discriminator": {"pool_strides": 3}}, "pool_strides should not be above pools"),
+        ("infogan", {"generator": {"code": 3}}, "'code' in generator settings of model 'infogan'"),
+        ("residual", {"generator": {"blocks": 0}}, "blocks = 0: should be greater than or equal to 1"),
         ("dcgan", {"generator": {"channels": 0}}, "channels = 0: should be greater than or equal to 1"),
         ("dcgan", {"discriminator": {"output": "tanh"}}, "'output' in discriminator settings of model 'dcgan'"),
     ],
@@ -172,5 +284,5 @@ def test_bad_settings_are_refused_with_the_way_out(model: str, settings: dict[st
 
 
 def test_an_unknown_family_is_refused() -> None:
-    with pytest.raises(UnknownName, match=r"Valid: dcgan, maxout-mlp, mlp\."):
+    with pytest.raises(UnknownName, match=r"Valid: dcgan, infogan, maxout-mlp, mlp, paper-conv, residual\."):
         family("transformer")

@@ -51,4 +51,6 @@ def test_a_scheduled_iteration_trains_as_one_with_so_many_updates(
     plain = train_for(gan_of({"k": 3}), 2)
     for part, tensors in plain.items():
         assert all(scheduled[part][name].equal(tensor) for name, tensor in tensors.items())
-    assert not train_for(gan_of({}), 2)["discriminator"]["hidden0.weight"].equal(plain["discriminator"]["hidden0.weight"])
+    assert not train_for(gan_of({}), 2)["discriminator"]["hidden0.weight"].equal(
+        plain["discriminator"]["hidden0.weight"]
+    )

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from harness.errors import InputError
 from harness.experiment import Experiment, Fraction, Positive, Settings, validate
 from harness.layers import (
     BatchNorm,
@@ -38,7 +39,11 @@ def per_layer(value: object, layers: int, name: str) -> None:
 
 
 class GeneratorSettings(Settings):
-    """`weight_range` r starts weights uniform on +-r with zero bias; absent: torch.nn.Linear's way."""
+    """`weight_range` r starts weights uniform on +-r with zero bias; absent: torch.nn.Linear's way.
+
+    With `sparse_init` the output layer starts otherwise: so many of the weights into each unit are standard normal, all
+    others zero, as its bias is where no other is asked for.
+    """
 
     hidden: tuple[Width, ...] = (128, 128)
     activation: ActivationName = "relu"
@@ -47,6 +52,7 @@ class GeneratorSettings(Settings):
     output: Literal["sigmoid", "tanh"] = "sigmoid"
     output_bias: OutputBias = "zero"
     weight_range: Positive | tuple[Positive, ...] | None = None
+    sparse_init: Width | None = None
 
     @model_validator(mode="after")
     def _lengths(self) -> GeneratorSettings:
@@ -92,7 +98,15 @@ def generator(settings: GeneratorSettings, *, latent: int, images: ImageStatisti
         layers.append(activation(settings.activation))
     bias = marginal_bias(images.mean) if settings.output_bias == "marginal" else None
     weight_range = at_layer(settings.weight_range, len(settings.hidden))
-    layers.append(Linear("output", widths[-1], pixels, weight_range, bias))
+    if settings.sparse_init is not None and settings.sparse_init > widths[-1]:
+        raise InputError(
+            f"generator.sparse_init = {settings.sparse_init} is more than the {widths[-1]} weights into a unit of its "
+            "output; take at most as many."
+        )
+    std = 1.0 if settings.sparse_init is not None else None
+    layers.append(
+        Linear("output", widths[-1], pixels, weight_range, bias, weight_std=std, nonzero=settings.sparse_init)
+    )
     layers.append(activation("sigmoid" if settings.output == "sigmoid" else "unit_tanh"))
     layers.append(unflatten(images.shape))
     return Network(tuple(layers))

@@ -71,11 +71,13 @@ class OptimizerSettings(Settings):
 
 
 class NetworkSettings(Settings):
-    """What a generator or a discriminator may be told: an optimizer of its own, and its model's settings."""
+    """What a generator or a discriminator may be told: an optimizer of its own, a bound, and its model's settings."""
 
     model_config = ConfigDict(extra="allow")
 
     optimizer: OptimizerSettings | None = None
+    max_column_norm: Positive | None = None
+    """The weights into each unit of fully connected layers are scaled down to this norm after each update."""
 
     @property
     def model(self) -> dict[str, Any]:

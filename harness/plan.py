@@ -215,6 +215,8 @@ def _shape(run: PlannedRun) -> str:
         if name in shared:
             shared[name] = shared[name] | dict.fromkeys(own, "any")
     for role in ("generator", "discriminator"):
+        if "max_column_norm" in shared[role]:
+            shared[role] = shared[role] | {"max_column_norm": "any"}
         name = shared[role]["optimizer"]["name"]
         if name in optimizers.STACKABLE:
             shared[role] = shared[role] | {"optimizer": name}

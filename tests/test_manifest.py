@@ -191,9 +191,10 @@ def test_what_shapes_the_computation_parts_the_stacks(axis: str, planned: Planne
     assert sizes(stacks(planned(f"[axes]\n{axis}\n").runs, 8)) == [1, 1]
 
 
-def test_averages_of_any_decay_share_a_stack(planned: Planned) -> None:
-    assert sizes(stacks(planned("[axes]\nema = [0.5, 0.9]\n").runs, 8)) == [2]
-    bundles = 'average = [{name = "none"}, {name = "slow", ema = 0.9}]'
+@pytest.mark.parametrize("key", ["ema", "weight_clip", "generator.max_column_norm", "discriminator.max_column_norm"])
+def test_members_share_whether_there_is_an_average_or_a_bound_but_not_its_number(key: str, planned: Planned) -> None:
+    assert sizes(stacks(planned(f'[axes]\n"{key}" = [0.5, 0.9]\n').runs, 8)) == [2]
+    bundles = f'bound = [{{name = "none"}}, {{name = "some", {key} = 0.9}}]'
     assert sizes(stacks(planned(f"[axes]\n{bundles}\n").runs, 8)) == [1, 1]
 
 

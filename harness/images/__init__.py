@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.errors import UnknownName
-from harness.images import arrays, digits, folder, mnist, toys
+from harness.images import arrays, cifar10, digits, folder, mnist, tfd, toys
 from harness.images.image_set import Affine, ImageSet, OnDemandImages, Split, unit
 
 __all__ = ["SOURCES", "Affine", "ImageSet", "OnDemandImages", "Split", "load", "unit"]
@@ -19,6 +19,8 @@ __all__ = ["SOURCES", "Affine", "ImageSet", "OnDemandImages", "Split", "load", "
 SOURCES: dict[str, Callable[[str | None, Sequence[Path]], ImageSet]] = {
     "digits": digits.load,
     "mnist": mnist.load,
+    "cifar10": cifar10.load,
+    "tfd": tfd.load,
     **{name: partial(toys.load, name) for name in toys.MIXTURES},
     "npz": arrays.load,
     "folder": folder.load,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
-import os
-import sys
-import tempfile
 import zlib
 from collections.abc import Sequence
-from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import DataMissing
+from harness.images.download import download
 from harness.images.image_set import ImageSet, Split, content_hash
 from harness.images.places import refuse_path
 
@@ -55,7 +51,9 @@ def load(path: str | None, folders: Sequence[Path]) -> ImageSet:
         if len(arrays) == len(FILES):
             break
     else:
-        arrays = read_files(download(folders[0] if folders else Path()))
+        folder = folders[0] if folders else Path()
+        packed = [f"{name}.gz" for name in FILES]
+        arrays = read_files(download("MNIST", packed, layout=RAW, folder=folder, fetch=fetch))
     images, test_images = arrays["train-images-idx3-ubyte"], arrays["t10k-images-idx3-ubyte"]
     labels, test_labels = (arrays[f"{part}-labels-idx1-ubyte"].astype(np.int64) for part in ("train", "t10k"))
     train = Split(images[:50_000], labels[:50_000])
@@ -94,32 +92,8 @@ def read_files(raw: Path) -> dict[str, NDArray[np.uint8]]:
     return arrays
 
 
-def download(folder: Path) -> Path:
-    """Let torchvision download MNIST into a folder; gives the folder of the four packed files.
-
-    They arrive in a temporary folder near it and are moved when whole, so that an interrupted download leaves no half
-    file, and processes that download at the same time do no harm.
-
-    Errors: DataMissing where that fails; it says what to put where.
-    """
+def fetch(folder: Path) -> None:
+    """Let torchvision download MNIST into a folder."""
     from torchvision.datasets import MNIST
 
-    raw = folder / RAW
-    beside = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
-    try:
-        # torchvision prints its progress; stdout is for results.
-        with (
-            tempfile.TemporaryDirectory(prefix=".download-", dir=beside) as temporary,
-            contextlib.redirect_stdout(sys.stderr),
-        ):
-            MNIST(temporary, download=True)
-            raw.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
-                os.replace(temporary / RAW / f"{name}.gz", raw / f"{name}.gz")
-    except (RuntimeError, OSError, HTTPException) as error:
-        files = ", ".join(f"{name}.gz" for name in FILES)
-        raise DataMissing(
-            f"MNIST is not there: put the four files {files} into {raw}, or give the folder that holds {RAW} with "
-            f"--data or HARNESS_DATA. (Downloading them failed: {str(error).strip().splitlines()[-1].strip()})"
-        ) from error
-    return raw
+    MNIST(folder, download=True)

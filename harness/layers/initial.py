@@ -23,6 +23,18 @@ def initial_weight(
     return (2 * draws.uniform(purpose, 0, rows, width) - 1) * bound
 
 
+def thinned(weight: Tensor, draws: Draws, purpose: str, *, nonzero: int) -> Tensor:
+    """Weights (m, inputs, outputs) of which each unit keeps `nonzero`, at random places; the others are zero.
+
+    The same shape. Martens 2010, "Deep learning via Hessian-free optimization", section 5.
+    """
+    inputs, outputs = weight.shape[1:]
+    # Unit by unit: orders of all inputs for all units at once would take twice the memory of the weights and more.
+    places = torch.cat([draws.orders(purpose, unit, 1, inputs)[..., :nonzero] for unit in range(outputs)], 1)
+    places = places.transpose(1, 2)
+    return torch.zeros_like(weight).scatter_(1, places, weight.gather(1, places))
+
+
 def initial_bias(
     draws: Draws, purpose: str, width: int, *, fan_in: int, weight_range: float | None, std: float | None
 ) -> Tensor:

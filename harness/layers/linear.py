@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.draws import Draws
-from harness.layers.initial import initial_bias, initial_weight
+from harness.layers.initial import initial_bias, initial_weight, thinned
 from harness.layers.network import Context, Parameters
 
 
@@ -19,8 +19,9 @@ class Linear:
     """x W + b. (m, n, inputs) to (m, n, outputs).
 
     Weights start normal with deviation `weight_std`, or uniform on +-weight_range, with zero bias; where both are None,
-    weights and bias start uniform on +-1/sqrt(inputs), as torch.nn.Linear does. `output_bias` (outputs,) replaces the
-    initial bias. Before a normalisation, which takes any bias away again, `bias` is False.
+    weights and bias start uniform on +-1/sqrt(inputs), as torch.nn.Linear does. With `nonzero` all but so many of the
+    weights into each unit start at zero. `output_bias` (outputs,) replaces the initial bias. Before a normalisation,
+    which takes any bias away again, `bias` is False.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Linear:
     output_bias: Tensor | None = None
     bias: bool = True
     weight_std: float | None = None
+    nonzero: int | None = None
 
     @property
     def buffers(self) -> tuple[str, ...]:
@@ -38,6 +40,8 @@ class Linear:
     def init(self, draws: Draws, purpose: str) -> Parameters:
         place, spread = f"{purpose}/{self.name}", {"weight_range": self.weight_range, "std": self.weight_std}
         weight = initial_weight(draws, f"{place}.weight", self.inputs, self.outputs, fan_in=self.inputs, **spread)
+        if self.nonzero is not None:
+            weight = thinned(weight, draws, f"{place}.weight/places", nonzero=self.nonzero)
         weights = {f"{self.name}.weight": weight}
         if not self.bias:
             return weights

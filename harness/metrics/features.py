@@ -196,6 +196,11 @@ def default_extractor(data: ImageSet) -> str:
     if data.shape[0] == 3:
         return "inception-v3-compat"
     name = f"classifier-{data.name}"
+    if name not in SHIPPED and data.train.labels is None:
+        raise InputError(
+            f"no classifier of data set {data.name!r} ships with the package, and it has no labels to fit one to; name "
+            "another extractor, inception-v3-compat for one."
+        )
     way_out = (
         f"fit one with `harness extractor fit --dataset {data.name} -o classifier.safetensors` and name that file as "
         "the extractor"

@@ -63,8 +63,7 @@ def resolved(experiment: Experiment, *, autoencoder: bool = False) -> Experiment
     if autoencoder and of_discriminator.model.get("autoencoder") is False:
         raise InputError(f"loss {experiment.loss!r} needs discriminator.autoencoder; do not take it away.")
     if autoencoder:
-        settings = of_discriminator.model | {"autoencoder": True}
-        of_discriminator = NetworkSettings(optimizer=of_discriminator.optimizer, **settings)
+        of_discriminator = of_discriminator.model_copy(update={"autoencoder": True})
     elif kinds.autoencodes and of_discriminator.model.get("autoencoder"):
         raise InputError(
             f"discriminator.autoencoder is for losses of its errors, not {experiment.loss!r}; leave it out."
@@ -72,10 +71,15 @@ def resolved(experiment: Experiment, *, autoencoder: bool = False) -> Experiment
 
     def filled(role: str, settings: NetworkSettings) -> NetworkSettings:
         kind = kinds.settings[role]
+        if kind is None and settings.max_column_norm is not None:
+            raise InputError(
+                f"{role}.max_column_norm is for the harness's own layers, which model {experiment.model!r} does not "
+                "have; leave it out."
+            )
         if kind is None:
             return settings
         checked = validate(kind, settings.model, where=f"{role} settings of model {experiment.model!r}")
-        return NetworkSettings(optimizer=settings.optimizer, **checked.model_dump(mode="json"))
+        return settings.model_copy(update=checked.model_dump(mode="json"))
 
     update = {"generator": filled("generator", experiment.generator)}
     update["discriminator"] = filled("discriminator", of_discriminator)

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from harness.errors import InputError
 from harness.experiment import Added, Experiment, Fraction, Positive, Settings, validate
 from harness.layers import (
     BatchNorm,
@@ -49,7 +50,9 @@ class GeneratorSettings(Settings):
     """`weight_range` r starts weights uniform on +-r with zero bias; absent: torch.nn.Linear's way.
 
     Lists have one entry for each hidden layer, that of weight ranges one for the output too. `hidden_bias`: what the
-    hidden layers' biases start at; absent: zero, or torch's way with its weights.
+    hidden layers' biases start at; absent: zero, or torch's way with its weights. With `sparse_init` the output layer
+    starts otherwise: so many of the weights into each unit are standard normal, all others zero, as its bias is where no
+    other is asked for.
     """
 
     hidden: tuple[Width, ...] = (128, 128)
@@ -60,6 +63,7 @@ class GeneratorSettings(Settings):
     output_bias: OutputBias = "zero"
     weight_range: Positive | tuple[Positive, ...] | None = None
     hidden_bias: float | tuple[float, ...] | None = None
+    sparse_init: Width | None = None
 
     @model_validator(mode="after")
     def _lengths(self) -> GeneratorSettings:
@@ -112,7 +116,15 @@ def generator(settings: GeneratorSettings, *, latent: int, images: ImageStatisti
         layers.append(activation(at_layer(settings.activation, number)))
     bias = marginal_bias(images.mean) if settings.output_bias == "marginal" else None
     weight_range = at_layer(settings.weight_range, len(settings.hidden))
-    layers.append(Linear("output", widths[-1], pixels, weight_range, bias))
+    if settings.sparse_init is not None and settings.sparse_init > widths[-1]:
+        raise InputError(
+            f"generator.sparse_init = {settings.sparse_init} is more than the {widths[-1]} weights into a unit of its "
+            "output; take at most as many."
+        )
+    std = 1.0 if settings.sparse_init is not None else None
+    layers.append(
+        Linear("output", widths[-1], pixels, weight_range, bias, weight_std=std, nonzero=settings.sparse_init)
+    )
     layers.append(output(settings.output))
     layers.append(unflatten(images.shape))
     return Network(tuple(layers))

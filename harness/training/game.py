@@ -152,8 +152,7 @@ class Game:
 
         trained, slots = self.trained(role, state), state[f"{role}_optimizer"]
         self.optimizers[role].step(trained, gradients, slots, self.clock.moment(count, iteration))
-        if role == "discriminator":
-            self.objective.clip(trained.values())
+        self.objective.hold(role, trained)
 
     def trained(self, role: str, state: State) -> Parameters:
         """The tensors of a player that gradients train."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -38,6 +38,8 @@ class Objective:
     penalty: Penalty | None
     penalty_weight: Tensor | None
     weight_clip: Tensor | None
+    max_column_norms: Mapping[str, Tensor | None]
+    """Each player's."""
     balance: Balance | None
     noise: Tensor | None
     """Deviation of the instance noise at the first iteration."""
@@ -64,6 +66,10 @@ class Objective:
             penalty=penalty(shared.penalty.name) if shared.penalty else None,
             penalty_weight=factors(lambda member: member.penalty and member.penalty.weight),
             weight_clip=factors(lambda member: member.weight_clip),
+            max_column_norms={
+                "generator": factors(lambda member: member.generator.max_column_norm),
+                "discriminator": factors(lambda member: member.discriminator.max_column_norm),
+            },
             balance=Balance.of([member.balance for member in members if member.balance], processes),
             noise=factors(lambda member: member.instance_noise and member.instance_noise.std),
             noise_until=shared.instance_noise.until if shared.instance_noise else 0,
@@ -134,6 +140,12 @@ class Objective:
         total = loss * self.discriminator_loss_weight
         return total if charge is None or self.penalty_weight is None else total + charge * self.penalty_weight
 
+    def hold(self, role: str, parameters: Mapping[str, Tensor]) -> None:
+        """Hold a player's updated parameters (m, ...) within each member's bounds, in place."""
+        if role == "discriminator":
+            self.clip(parameters.values())
+        self.shorten(role, (one for name, one in parameters.items() if name.endswith(".weight") and one.ndim == 3))
+
     def clip(self, parameters: Iterable[Tensor]) -> None:
         """Hold parameters (m, ...) within each member's bound, in place. Arjovsky et al. 2017, algorithm 1."""
         if self.weight_clip is None:
@@ -141,6 +153,19 @@ class Objective:
         for parameter in parameters:
             bound = self.weight_clip.view(-1, *[1] * (parameter.ndim - 1))
             parameter.detach().clamp_(-bound, bound)
+
+    def shorten(self, role: str, weights: Iterable[Tensor]) -> None:
+        """Scale columns of a player's weights (m, inputs, outputs) down to each member's norm, in place.
+
+        A column holds the weights into one unit; what is shorter keeps its bits. Srivastava et al. 2014, section 5.1.
+        """
+        longest = self.max_column_norms[role]
+        if longest is None:
+            return
+        for weight in weights:
+            values = weight.detach()
+            norms = values.square().sum(1, keepdim=True).sqrt()
+            values.mul_((longest.view(-1, 1, 1) / norms).clamp(max=1))
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def test_a_source_that_needs_a_path_says_so(source):
         images.load(source, [])
 
 
-@pytest.mark.parametrize("source", [*NO_FILES, "mnist"])
+@pytest.mark.parametrize("source", [*NO_FILES, "mnist", "cifar10"])
 def test_a_source_that_takes_no_path_says_so(source):
     with pytest.raises(InputError, match=f"'{source}' takes no path, but 'x' was given"):
         images.load(f"{source}:x", [])

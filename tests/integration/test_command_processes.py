@@ -125,6 +125,7 @@ objective = [
     {name = "spread of the batch", penalty = {name = "dragan"}, discriminator = {spectral_norm = true}},
     {name = "means of the batch", loss = "relativistic", instance_noise = {std = 0.1, until = 10}},
     {name = "balance", loss = "began", weight_clip = 0.2},
+    {name = "short columns", generator.max_column_norm = 0.7, discriminator.max_column_norm = 0.5},
 ]
 """.replace(
     "WIDE", "optimizer.lr = 0.005, generator = {channels = 4}, discriminator = {channels = 4, weight_std = 0.2}"
@@ -138,7 +139,7 @@ def test_objectives_that_look_at_the_whole_batch_are_those_of_one_process(
     path.write_text(OBJECTIVES)
     one = parameters(trained_by(harness, path, tmp_path / "one"))
     two = parameters(trained_by(launch, path, tmp_path / "two", *TOGETHER))
-    assert one.keys() == two.keys() and len(one) == 4
+    assert one.keys() == two.keys() and len(one) == 5
     assert max(difference(one[stack], two[stack]) for stack in one) < 1e-9
 
 

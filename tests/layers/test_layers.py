@@ -31,6 +31,7 @@ SEEDS = (0, 1, 7)
 ContextOf = Callable[..., Context]
 LAYERS: dict[str, Layer | Network] = {
     "linear": Linear("l", 8, 3),
+    "sparse linear": Linear("s", 8, 3, weight_std=1.0, nonzero=2),
     "maxout": Maxout("m", 8, 3, 4),
     "batch norm": BatchNorm("b", 8),
     "dropout": Dropout("d", 0.3),
@@ -221,6 +222,20 @@ def test_without_a_range_weights_and_bias_start_as_those_of_torch() -> None:
     for tensor in initial.values():
         assert 0.99 / 8 < tensor.abs().max() <= 1 / 8
         assert abs(float(tensor.mean())) < 4 / 8 / math.sqrt(3 * tensor.numel())
+
+
+def test_so_many_weights_into_each_unit_are_not_zero() -> None:
+    sparse = Linear("l", 300, 200, weight_std=1.0, nonzero=100).init(Draws([0, 1]), "init")
+    kept = sparse["l.weight"] != 0
+    assert (kept.sum(1) == 100).all() and not sparse["l.bias"].any()
+    values = sparse["l.weight"][kept]
+    assert abs(float(values.mean())) < 0.02 and float(values.std()) == pytest.approx(1, abs=0.02)
+    # Each input is taken by 200 units in three, each unit's and each member's inputs are its own.
+    taken = kept.sum(2).double()
+    assert float(taken.std()) == pytest.approx(math.sqrt(200 * 2 / 9), rel=0.15)
+    assert len(torch.unique(kept.transpose(1, 2).flatten(0, 1), dim=0)) == 400
+    dense = Linear("l", 300, 200, weight_std=1.0).init(Draws([0, 1]), "init")
+    assert dense["l.weight"][kept].equal(values)
 
 
 def test_an_output_bias_replaces_the_initial_one() -> None:

@@ -36,6 +36,11 @@ SMALL: dict[str, dict[str, Any]] = {
         "generator": {"hidden": [7, 6], "batch_norm": [False, True], "output": "tanh", "activation": "leaky_relu"},
         "discriminator": {"hidden": [6], "dropout": [0.1, 0.3], "signed_input": True, "activation": "tanh"},
     },
+    "mlp with a sparse start": {
+        "model": "mlp",
+        "generator": {"hidden": [7, 6], "sparse_init": 2},
+        "discriminator": {"hidden": [6]},
+    },
     "mlp without hidden layers": {"model": "mlp", "generator": {"hidden": []}, "discriminator": {"hidden": []}},
     "maxout-mlp": {"generator": {"hidden": [7, 6]}, "discriminator": {"hidden": [6, 5], "pieces": 3}},
     "dcgan": {
@@ -233,6 +238,7 @@ def test_defaults_are_written_out() -> None:
         "output_bias": "marginal",
         "weight_range": 0.05,
         "hidden_bias": None,
+        "sparse_init": None,
     }
     assert found.discriminator.model == {
         "hidden": [240, 240],
@@ -273,6 +279,7 @@ def test_defaults_are_written_out() -> None:
         ("paper-conv", {"discriminator": {"pool_strides": 3}}, "pool_strides should not be above pools"),
         ("infogan", {"generator": {"code": 3}}, "'code' in generator settings of model 'infogan'"),
         ("residual", {"generator": {"blocks": 0}}, "blocks = 0: should be greater than or equal to 1"),
+        ("mlp", {"generator": {"sparse_init": 0}}, "sparse_init = 0: should be greater than or equal to 1"),
         ("dcgan", {"generator": {"channels": 0}}, "channels = 0: should be greater than or equal to 1"),
         ("dcgan", {"discriminator": {"output": "tanh"}}, "'output' in discriminator settings of model 'dcgan'"),
     ],
@@ -281,6 +288,24 @@ def test_bad_settings_are_refused_with_the_way_out(model: str, settings: dict[st
     with pytest.raises(InputError) as error:
         experiment(model, **settings)
     assert message in str(error.value)
+
+
+def test_a_start_of_more_weights_than_there_are_is_refused() -> None:
+    for hidden, inputs in (([7, 6], 6), ([], 5)):
+        sparse = experiment("maxout-mlp", generator={"hidden": hidden, "sparse_init": inputs + 1})
+        with pytest.raises(InputError, match=f"sparse_init = {inputs + 1} is more than the {inputs} weights"):
+            build(sparse, IMAGES)
+
+
+def test_a_sparse_start_changes_the_output_layers_weights_alone() -> None:
+    for model, bias in (("mlp", "zero"), ("maxout-mlp", "marginal")):
+        settings = [{"hidden": [7, 6], "output_bias": bias} | own for own in ({}, {"sparse_init": 2})]
+        dense, sparse = (build(experiment(model, generator=one), IMAGES).generator for one in settings)
+        one, other = (network.init(Draws(SEEDS), "init") for network in (dense, sparse))
+        assert ((other["output.weight"] != 0).sum(1) == 2).all()
+        assert other["output.weight"].abs().max() > 1
+        assert all(other[key].equal(one[key]) for key in one if not key.startswith("output"))
+        assert other["output.bias"].equal(one["output.bias"]) if bias == "marginal" else not other["output.bias"].any()
 
 
 def test_an_unknown_family_is_refused() -> None:

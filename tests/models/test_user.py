@@ -294,6 +294,11 @@ def test_a_bad_model_gives_one_message(source: str, message: str, write: Write) 
     assert "'user_model:build'" in str(error.value) and message in str(error.value)
 
 
+def test_its_columns_are_not_held_since_nobody_knows_where_they_run(write: Write) -> None:
+    with pytest.raises(InputError, match=r"discriminator\.max_column_norm is for the harness's own layers"):
+        experiment(write(GOOD), discriminator={"max_column_norm": 1.0})
+
+
 @pytest.mark.parametrize("name", ["nowhere_to_be_found:build", ":build", "sys:exit", "pathlib:", "a b:c"])
 def test_a_name_that_leads_nowhere_gives_one_message(name: str) -> None:
     with pytest.raises(InputError, match="model"):

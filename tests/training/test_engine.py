@@ -51,6 +51,14 @@ STACKS: dict[str, list[dict[str, Any]]] = {
         }
         for seed, loss in enumerate(["wgan", "relativistic", "hinge"])
     ],
+    "short columns": [
+        {
+            "seed": seed,
+            "generator": {"max_column_norm": 0.5 + seed},
+            "discriminator": DROPOUT | {"max_column_norm": 0.4},
+        }
+        for seed in range(2)
+    ],
     "three losses in turn": [{"loss": loss, "seed": i} for i, loss in enumerate(["minimax", "non_saturating"] * 2)],
 }
 

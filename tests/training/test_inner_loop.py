@@ -9,8 +9,8 @@ from harness.draws import Draws
 from harness.experiment import CriticSchedule
 from harness.images import Split
 from harness.training.feed import Order, TrainingImages
-from harness.training.gan import Gan
 from harness.training.game import State
+from harness.training.gan import Gan
 from harness.training.inner_loop import InnerLoop
 from harness.training.processes import Processes
 

@@ -29,6 +29,48 @@ def test_a_clipped_discriminator_stays_within_each_members_bound(gan_of: GanOf, 
     assert all(float(tensor.detach().abs().max()) > 0.1 for tensor in state["generator"].values())
 
 
+def column_norms(parameters: Mapping[str, Tensor], member: int) -> Tensor:
+    weights = [tensor[member].detach() for name, tensor in parameters.items() if name.endswith("weight")]
+    return torch.cat([weight.norm(dim=0) for weight in weights])
+
+
+@pytest.mark.parametrize("updates", ["alternating", "simultaneous"])
+def test_columns_are_no_longer_than_each_members_norm(updates: str, gan_of: GanOf, train_for: TrainFor) -> None:
+    norms = {"generator": (0.3, 0.5), "discriminator": (0.4, 0.6)}
+    members = [
+        {"seed": seed, "updates": updates}
+        | {role: {"hidden": [9, 8], "max_column_norm": bounds[seed]} for role, bounds in norms.items()}
+        for seed in range(2)
+    ]
+    state = train_for(gan_of(*members), 5)
+    free = train_for(gan_of({"updates": updates, **{role: {"hidden": [9, 8]} for role in norms}}), 5)
+    for role, bounds in norms.items():
+        assert column_norms(free[role], 0).max() > max(bounds)
+        for member, bound in enumerate(bounds):
+            assert float(column_norms(state[role], member).max()) == pytest.approx(bound)
+
+
+def test_only_columns_that_are_too_long_are_scaled(gan_of: GanOf) -> None:
+    objective = gan_of({"generator": {"max_column_norm": 2}}).game.objective
+    weight = torch.tensor([[[3.0, 0.6, 0.0, 0.0], [4.0, 0.8, 0.0, 2.0]]], dtype=torch.float64, requires_grad=True)
+    bias, filters = torch.full((1, 4), 9.0), torch.full((1, 2, 2, 3, 3), 9.0)
+    state = {"hidden0.weight": weight, "hidden0.bias": bias, "norm0.weight": bias, "down0.weight": filters}
+    before = [tensor.detach().clone() for tensor in state.values()]
+    objective.hold("discriminator", state)
+    assert all(tensor.equal(one) for tensor, one in zip(state.values(), before, strict=True))
+    objective.hold("generator", state)
+    torch.testing.assert_close(weight.detach()[0, :, 0], torch.tensor([1.2, 1.6], dtype=torch.float64))
+    assert weight.detach()[0, :, 1:].equal(before[0][0, :, 1:])
+    assert all(tensor.equal(one) for tensor, one in zip(list(state.values())[1:], before[1:], strict=True))
+
+
+def test_a_norm_that_no_column_reaches_changes_no_bit(gan_of: GanOf, train_for: TrainFor) -> None:
+    sizes = {"generator": {"hidden": [12, 10]}, "discriminator": {"hidden": [9, 8]}}
+    free = train_for(gan_of(sizes), 5)
+    wide = train_for(gan_of({role: own | {"max_column_norm": 100} for role, own in sizes.items()}), 5)
+    assert all(free[part][key].equal(wide[part][key]) for part in free for key in free[part])
+
+
 def test_a_smoothed_label_is_the_cross_entropy_with_it(gan_of: GanOf) -> None:
     objective = gan_of({"real_label": 0.9}, {"real_label": 0.8, "seed": 1}).game.objective
     real, fake = torch.randn(2, 2, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64).unbind()
@@ -108,7 +150,11 @@ def test_what_does_not_go_together_is_refused(settings: Mapping[str, Any], messa
 
 def test_absent_variants_leave_run_ids_as_they_were(resolve: Resolve) -> None:
     plain = resolve()
-    for off in ({"discriminator": {"hidden": [9, 8], "spectral_norm": False, "autoencoder": False}}, {"penalty": None}):
+    for off in (
+        {"discriminator": {"hidden": [9, 8], "spectral_norm": False, "autoencoder": False}},
+        {"penalty": None},
+        {"generator": {"hidden": [12, 10], "max_column_norm": None, "sparse_init": None}},
+    ):
         assert resolve(**off).run_id == plain.run_id
     assert resolve(penalty={"name": "r1"}).run_id == resolve(penalty={"name": "r1", "weight": 10}).run_id
     assert resolve(penalty={"name": "r1"}).run_id != plain.run_id

@@ -71,6 +71,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "discriminator": {"hidden": [9, 8], "spectral_norm": True, "dropout": [0.2, 0.5, 0.5]},
     },
     "DRAGAN, clipped": {"penalty": {"name": "dragan", "weight": 0.3}, "weight_clip": 0.1},
+    "short columns": {
+        "generator": {"hidden": [12, 10], "max_column_norm": 0.9, "sparse_init": 4},
+        "discriminator": {"hidden": [9, 8], "max_column_norm": 0.6},
+    },
     "R1, noise": {"penalty": {"name": "r1"}, "instance_noise": {"std": 0.2, "until": 20}, "k": 2},
     "convolutions with a penalty": {
         "model": "dcgan",

@@ -69,7 +69,7 @@ def show_mosaic(axes: Axes, images: np.ndarray, *, columns: int) -> None:
 def mosaic(images: np.ndarray, *, columns: int) -> np.ndarray:
     """Images (n, c, h, w) in [0, 1] as one picture (H, W, 3), a white pixel (or more, by size) between them."""
     n, channels, height, width = images.shape
-    gap = max(1, round(height / 16))
+    gap = gap_of(height)
     rows = math.ceil(n / columns)
     canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), dtype=np.float32)
     for number, image in enumerate(np.clip(np.nan_to_num(images), 0, 1)):
@@ -78,6 +78,11 @@ def mosaic(images: np.ndarray, *, columns: int) -> np.ndarray:
         color = image if channels == 3 else image[:1]
         canvas[top : top + height, left : left + width] = color.transpose(1, 2, 0)
     return canvas
+
+
+def gap_of(height: int) -> int:
+    """The pixels between images of a height in a mosaic."""
+    return max(1, round(height / 16))
 
 
 def show_points(axes: Axes, run: RunFolder, points: np.ndarray) -> None:

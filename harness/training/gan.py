@@ -106,10 +106,17 @@ class Gan:
 
         Batch normalisation uses running moments; the averaged generator is used where there is one.
         """
-        draws = self.game.draws.whole(offset=first)
-        context = Context(draws, f"sample/{purpose}", 0, n, training=False)
+        z = self.latents(n, purpose=purpose, first=first)
+        return self.images_at(state, z, purpose=purpose, first=first)
+
+    def latents(self, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """Latents first..first+n-1 of each member's endless list: (m, n, size)."""
+        return latents(self.game.latent, self.game.draws.whole(offset=first), f"{purpose}/latent", 0, n)
+
+    def images_at(self, state: State, z: Tensor, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """G(z) of latents (m, n, size), which stand in the places first..first+n-1: images (m, n, c, h, w)."""
+        context = Context(self.game.draws.whole(offset=first), f"sample/{purpose}", 0, z.shape[1], training=False)
         with torch.no_grad(), self.game.processes.autocast():
-            z = latents(self.game.latent, draws, f"{purpose}/latent", 0, n)
             images: Tensor = self.game.pair.generator(state.get("ema", state["generator"]), z, context)
         return images.to(self.game.processes.dtype)
 

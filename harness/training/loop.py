@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -68,6 +68,17 @@ class Method(Protocol):
 
     def sampler(self, state: State) -> State:
         """The parts of the state that `sample` needs: what a snapshot holds."""
+
+
+@runtime_checkable
+class OfLatents(Protocol):
+    """A method whose samples are images of latents, one each: `sample` is `images_at` of `latents`."""
+
+    def latents(self, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """Latents first..first+n-1 of each member's endless list: (m, n, size)."""
+
+    def images_at(self, state: State, z: Tensor, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """The images of latents (m, n, size), which stand in the places first..first+n-1: (m, n, c, h, w)."""
 
 
 @dataclass(frozen=True)

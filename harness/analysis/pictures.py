@@ -10,7 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from harness.analysis.figures import BLUE, GREY, HEADER, INK, MAX_PANELS, NORMAL, SMALL, clean, new_figure
+from harness.analysis.figures import (
+    BLUE,
+    GREY,
+    HEADER,
+    INK,
+    MAX_PANELS,
+    NORMAL,
+    SMALL,
+    caption_height,
+    clean,
+    new_figure,
+)
 from harness.runs import RunFolder
 
 PER_ROW = 16
@@ -129,7 +140,9 @@ def _panels(
     columns: int,
 ) -> Figure:
     rows = math.ceil(len(images) / columns)
-    width, height = 0.6 + columns * 1.9, HEADER + 0.7 + rows * 2.1
+    width = 0.6 + columns * 1.9
+    bottom = 0.35 + caption_height(caption, width)
+    height = HEADER + bottom + rows * 2.1
     figure = new_figure(width, height, title=title, caption=caption)
     grid = figure.add_gridspec(
         rows,
@@ -137,7 +150,7 @@ def _panels(
         left=0.4 / width,
         right=1 - 0.2 / width,
         top=1 - HEADER / height,
-        bottom=0.7 / height,
+        bottom=bottom / height,
         wspace=0.2,
         hspace=0.28,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 
@@ -156,3 +157,19 @@ def test_a_grid_without_a_complete_run_has_nothing_to_draw(command: Harness, tra
         path.unlink()
     result = command("plot", folder, *ALL_THREE)
     assert (result.returncode, result.stdout) == (0, "") and "nothing to draw yet" in result.stderr
+
+
+def test_the_command_offers_every_kind_there_is() -> None:
+    from harness import cli, sheets
+    from harness.analysis import plots
+    from harness.analysis.sheets import FIGURES
+    from harness.commands.pictures import HEEDS
+
+    def offered(command: click.Command) -> set[str]:
+        [kind] = [option for option in command.params if "--kind" in option.opts]
+        assert isinstance(kind.type, click.Choice)
+        return set(kind.type.choices)
+
+    assert offered(cli.sample) == {"random", *sheets.KINDS}
+    assert offered(cli.plot) == {*plots.KINDS, *HEEDS}
+    assert FIGURES.keys() == sheets.KINDS.keys()

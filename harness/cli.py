@@ -43,6 +43,26 @@ def format_option(command: Command) -> Command:
     )(command)
 
 
+def layout_options(command: Command) -> Command:
+    """--rows, --columns, --components, --way: of images that models are asked for."""
+    options = (
+        click.option("--rows", type=click.IntRange(min=1), help="Rows of images [default: 8]."),
+        click.option("--columns", type=click.IntRange(min=2), help="Images in a row [default: 9]."),
+        click.option(
+            "--components", metavar="I[,I...]", help="sweep: components of the latent, from 0 [default: the first]."
+        ),
+        click.option(
+            "--way",
+            type=click.Choice(["linear", "spherical"]),
+            help="interpolation: along a line, as in the 2014 paper, or (normal priors) a great circle "
+            "[default: linear].",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 grid_path = click.argument("path", type=click.Path(path_type=Path))
 
 
@@ -248,20 +268,33 @@ def evaluate(
 
 @main.command(
     epilog="""\b
-Example:
+Examples:
   harness sample results/runs/demo/runs/0123456789abcdef --n 64 -o samples.npz
+  harness sample results/runs/demo/runs/0123456789abcdef --kind sweep --components 0,3,7 --columns 11
+  harness sample results/runs/demo/runs/0123456789abcdef --kind interpolation --rows 5 --way spherical
+
+\b
+The kind conditions has a row for each class that a conditional model knows, and one latent a column. A sweep's row moves
+one component of the first sample's latent through the prior, from its 2 % to its 98 % quantile, the others fixed. An interpolation's row goes from one sample of the run's list to the next.
 """
 )
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--n", type=click.IntRange(min=1), default=100, show_default=True, help="How many samples.")
+@click.option(
+    "--kind", type=click.Choice(["random", "conditions", "sweep", "interpolation"]), default="random", show_default=True
+)
+@click.option("--n", type=click.IntRange(min=1), help="random: how many samples [default: 100].")
+@layout_options
 @click.option("--iteration", type=click.IntRange(min=1), help="A snapshot's iteration [default: the last].")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("samples.npz"), show_default=True)
-def sample(run_path: Path, n: int, iteration: int | None, output: Path) -> None:
-    """Draw samples from the finished run at RUN into an .npz file (`images`, float32 (n, c, h, w) in [0, 1])."""
+def sample(run_path: Path, **options: Any) -> None:
+    """Draw samples from the finished run at RUN into an .npz file (`images`, float32 (n, c, h, w) in [0, 1]).
+
+    The other kinds give rows of columns, whose `layout`, `latents` and values are in the file too.
+    """
     from harness.commands.sample import sample as command
 
     sys.path.append(os.getcwd())  # so that a user's model in this folder is found
-    click.echo(str(command(run_path, n=n, iteration=iteration, output=output)))
+    click.echo(str(command(run_path, **options)))
 
 
 @main.command(
@@ -301,26 +334,36 @@ def table(path: Path, metric: str | None, companions: bool, data: Path | None, f
 Examples:
   harness plot results/runs/demo
   harness plot results/runs/demo/runs/0123456789abcdef -o figures
+  harness plot results/runs/demo --kind sweep --kind neighbours
+  harness plot results/runs/demo/runs/0123456789abcdef --kind interpolation --rows 5 --columns 11
+
+\b
+From the runs' files: curves, samples (of fixed noise), metric (over the axes; of grids alone). From the trained models,
+a file a run under PATH/plots/KIND:
+  conditions     samples of one class, a row each
+  sweep          what one component of the latent changes, a row each
+  interpolation  the way from one latent to another, a row each
+  neighbours     samples, and the training image nearest to the last of each row
 """
 )
 @grid_path
+@click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice(["curves", "samples", "metric", "conditions", "sweep", "interpolation", "neighbours"]),
+    multiple=True,
+    help="What to draw; may be repeated [default: curves, samples, metric].",
+)
 @click.option("--metric", help="The metric of the metric plot [default: the first].")
+@layout_options
+@data_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder [default: PATH/plots].")
-def plot(path: Path, metric: str | None, output: Path | None) -> None:
-    """Draw curves, samples and metrics of the grids (or the run) at PATH as PNG files."""
-    from harness.analysis.plots import write_plots, write_run_plots
-    from harness.runs import find_grids, find_run
+def plot(path: Path, **options: Any) -> None:
+    """Draw the grids (or the run) at PATH as PNG files: curves, samples, metrics, and what the models make."""
+    from harness.commands.plot import plot as command
 
-    if (path / "experiment.json").exists():
-        written = write_run_plots(find_run(path), output)
-    else:
-        grids = find_grids(path)
-        folders = [output if output is None or len(grids) == 1 else output / grid.path.name for grid in grids]
-        written = [
-            file
-            for grid, folder in zip(grids, folders, strict=True)
-            for file in write_plots(grid, folder, metric=metric)
-        ]
+    sys.path.append(os.getcwd())  # so that a user's model in this folder is found
+    written = command(path, **options)
     for file in written:
         click.echo(str(file))
     if not written:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from harness.plan import PlannedRun, stacks
 from harness.runs import RunFolder
 from harness.singly import one_thread
 from harness.training import checkpoint
-from harness.training.loop import Method, State
+from harness.training.loop import Method, OfLatents, State
 from harness.training.processes import Processes
 
 _BLOCK = 1000  # samples a pass; fixed, since float32 kernels depend on the batch's shape
@@ -76,22 +76,67 @@ class Sampler:
         """'ema' where averaged generators make the samples, else the method's name."""
         return "ema" if "ema" in self.state else self.members[0].experiment.method
 
-    def sample(self, n: int, *, purpose: str = "sample") -> np.ndarray:
+    def sample(
+        self, n: int, *, purpose: str = "sample", report: Callable[[int], object] = lambda done: None
+    ) -> np.ndarray:
         """The first n samples of each run's endless list: float32 (m, n, c, h, w) in [0, 1].
 
-        A member's are the same, within rounding, whatever the others are.
+        A member's are the same, within rounding, whatever the others are. `report` hears how many are done.
         """
+        return self._in_blocks(
+            n, lambda first: self.method.sample(self.state, _BLOCK, purpose=purpose, first=first), report
+        )
+
+    def latents(self, n: int) -> Tensor:
+        """The latents behind the first n samples of each run: (m, n, size).
+
+        Errors: InputError where the method has none.
+        """
+        return self._of_latents().latents(n)
+
+    def images_at(self, z: Tensor, y: np.ndarray | None = None) -> np.ndarray:
+        """The images of latents (m, n, size), each run's own: float32 (m, n, c, h, w) in [0, 1].
+
+        Of classes y, int64 (m, n), where the runs are conditional. Those of `latents` and `labels` are `sample`'s, bit
+        for bit. Errors: InputError where the method has no latents.
+        """
+        method = self._of_latents()
+        labels = None if y is None else torch.from_numpy(y).to(z.device)
+
+        def whole(part: Tensor) -> Tensor:
+            return torch.cat([part, part.new_zeros(len(z), _BLOCK - part.shape[1], *part.shape[2:])], 1)
+
+        def block(first: int) -> Tensor:
+            now = slice(first, first + _BLOCK)
+            of_block = None if labels is None else whole(labels[:, now])
+            return method.images_at(self.state, whole(z[:, now]), of_block, first=first)
+
+        return self._in_blocks(z.shape[1], block)
+
+    def _in_blocks(
+        self, n: int, block: Callable[[int], Tensor], report: Callable[[int], object] = lambda done: None
+    ) -> np.ndarray:
+        """The first n of the images (m, _BLOCK, c, h, w) that `block` gives from each place on."""
         images = np.empty((len(self.members), n, *self.members[0].planned.image_shape), np.float32)
         with one_thread():  # samples are rounded to grey levels, where the last bit of a float32 can decide
             for first in range(0, n, _BLOCK):
-                block = self.method.sample(self.state, _BLOCK, purpose=purpose, first=first)[:, : n - first]
-                images[:, first : first + _BLOCK] = block.float().cpu().numpy()
+                images[:, first : first + _BLOCK] = block(first)[:, : n - first].float().cpu().numpy()
+                report(min(n, first + _BLOCK))
         return images
 
     def labels(self, n: int, *, purpose: str = "sample") -> np.ndarray | None:
         """The classes that those samples are of: int64 (m, n); None where the runs are not conditional."""
         labels = self.method.labels(self.state, n, purpose=purpose)
         return None if labels is None else labels.cpu().numpy()
+
+    def _of_latents(self) -> OfLatents:
+        if not isinstance(self.method, OfLatents):
+            experiment = self.members[0].experiment
+            raise InputError(
+                f"{self.members[0].folder.path}: the method {experiment.method!r} has no latents to choose; "
+                "draw random samples instead."
+            )
+        return self.method
 
 
 def load(run: RunFolder, *, iteration: int | None = None) -> Sampler:

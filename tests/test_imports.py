@@ -24,7 +24,7 @@ FLOORS = (
     {"methods", "placement"},
     {"plan"},
     {"foreign", "manifest", "records", "sampling", "watching", "stopping"},
-    {"evaluation", "runner"},
+    {"evaluation", "runner", "sheets"},
     {"commands", "benchmarks"},
     {"cli"},
     {"run", "__main__"},

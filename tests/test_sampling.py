@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from harness import models, sampling
 from harness.errors import InputError
 from harness.runs import RunFolder
 from harness.sampling import Finished, Sampler
+from harness.training.loop import Method, State
 
 Run = Callable[..., RunFolder]
 CPU = torch.device("cpu")
@@ -113,3 +114,45 @@ def test_a_damaged_snapshot_is_refused_by_name(untrained_run: Run) -> None:
 def test_a_run_without_the_snapshot_asked_for_names_those_it_has(untrained_run: Run) -> None:
     with pytest.raises(InputError, match="has no snapshot of iteration 7; it has: 60"):
         sampling.load(untrained_run(), iteration=7)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A method whose samples are states of a chain, not images of latents."""
+
+    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> torch.Tensor:
+        return torch.full((1, n, 1, 8, 8), 0.5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"model": name, **own} for name, own in KINDS.items()),
+        {"ema": 0.9, "latent": {"size": 5, "distribution": "uniform"}},
+        {"precision": "bf16"},
+        {"precision": "float64"},
+    ],
+)
+def test_images_at_the_latents_of_samples_are_those_samples_bit_for_bit(
+    settings: dict[str, Any], untrained_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_BLOCK", 40)
+    sampler = together(untrained_run(seed=0, **settings), untrained_run(seed=1, **settings))
+    z = sampler.latents(90)
+    assert z.shape == (2, 90, 5) and len(z.unique()) > 800
+    assert np.array_equal(sampler.images_at(z), sampler.sample(90))
+
+
+def test_sampling_tells_how_far_it_is(untrained_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "_BLOCK", 8)
+    heard: list[int] = []
+    together(untrained_run()).sample(20, report=heard.append)
+    assert heard == [8, 16, 20]
+
+
+def test_a_method_without_latents_draws_random_samples_alone(untrained_run: Run) -> None:
+    chain = replace(together(untrained_run()), method=cast(Method, Chain()))
+    assert (chain.sample(3) == 0.5).all()
+    for asked in (lambda: chain.latents(3), lambda: chain.images_at(torch.zeros(1, 3, 5))):
+        with pytest.raises(InputError, match="method 'gan' has no latents to choose; draw random"):
+            asked()

@@ -20,6 +20,7 @@ PALETTE = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, GREY, FAINT = "#222222", "#6b6b6b", "#e4e4e4"
 
 SMALL, NORMAL, LARGE = 7.5, 8.5, 12.0  # points
+CHARACTERS_PER_INCH = 14.5  # of captions, with room for wide letters and ids
 DOTS_PER_INCH = (120, 105, 90, 75, 60)
 MAX_BYTES = 1_000_000
 MAX_PANELS = 24
@@ -65,7 +66,7 @@ def columns_for(sizes: Sequence[int], panels: int) -> int:
 
 
 def _wrap(caption: str, width: float) -> list[str]:
-    return textwrap.wrap(caption, round(width * 17))
+    return textwrap.wrap(caption, round((width - 0.24) * CHARACTERS_PER_INCH))
 
 
 def to_png(figure: Figure, path: Path) -> Path:

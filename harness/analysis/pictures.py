@@ -10,7 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from harness.analysis.figures import BLUE, GREY, HEADER, INK, MAX_PANELS, NORMAL, SMALL, clean, new_figure
+from harness.analysis.figures import (
+    BLUE,
+    GREY,
+    HEADER,
+    INK,
+    MAX_PANELS,
+    NORMAL,
+    SMALL,
+    caption_height,
+    clean,
+    new_figure,
+)
 from harness.runs import RunFolder
 
 PER_ROW = 16
@@ -69,7 +80,7 @@ def show_mosaic(axes: Axes, images: np.ndarray, *, columns: int) -> None:
 def mosaic(images: np.ndarray, *, columns: int) -> np.ndarray:
     """Images (n, c, h, w) in [0, 1] as one picture (H, W, 3), a white pixel (or more, by size) between them."""
     n, channels, height, width = images.shape
-    gap = max(1, round(height / 16))
+    gap = gap_of(height)
     rows = math.ceil(n / columns)
     canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), dtype=np.float32)
     for number, image in enumerate(np.clip(np.nan_to_num(images), 0, 1)):
@@ -78,6 +89,11 @@ def mosaic(images: np.ndarray, *, columns: int) -> np.ndarray:
         color = image if channels == 3 else image[:1]
         canvas[top : top + height, left : left + width] = color.transpose(1, 2, 0)
     return canvas
+
+
+def gap_of(height: int) -> int:
+    """The pixels between images of a height in a mosaic."""
+    return max(1, round(height / 16))
 
 
 def show_points(axes: Axes, run: RunFolder, points: np.ndarray) -> None:
@@ -124,7 +140,9 @@ def _panels(
     columns: int,
 ) -> Figure:
     rows = math.ceil(len(images) / columns)
-    width, height = 0.6 + columns * 1.9, HEADER + 0.7 + rows * 2.1
+    width = 0.6 + columns * 1.9
+    bottom = 0.35 + caption_height(caption, width)
+    height = HEADER + bottom + rows * 2.1
     figure = new_figure(width, height, title=title, caption=caption)
     grid = figure.add_gridspec(
         rows,
@@ -132,7 +150,7 @@ def _panels(
         left=0.4 / width,
         right=1 - 0.2 / width,
         top=1 - HEADER / height,
-        bottom=0.7 / height,
+        bottom=bottom / height,
         wspace=0.2,
         hspace=0.28,
     )

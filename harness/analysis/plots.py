@@ -5,9 +5,11 @@ Drawn through matplotlib's objects (Figure, FigureCanvasAgg): no pyplot, no disp
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from harness.analysis.curves import curves
 from harness.analysis.figures import columns_for, to_png
@@ -20,10 +22,16 @@ from harness.runs import GridFolder, RunFolder
 __all__ = ["curves", "grid_samples", "metric_by_axis", "samples", "write_plots", "write_run_plots"]
 
 
-def write_plots(grid: GridFolder, out: Path | None = None, *, metric: str | None = None) -> list[Path]:
+KINDS = ("curves", "samples", "metric")
+
+
+def write_plots(
+    grid: GridFolder, out: Path | None = None, *, metric: str | None = None, kinds: Sequence[str] = KINDS
+) -> list[Path]:
     """Write a grid's curves.png, samples.png and metric.png into `out` (<grid>/plots) and give their paths.
 
-    A figure without anything to show is not written. metric: a key or the beginning of one; the first metric if None.
+    A figure without anything to show is not written, nor one that is not among `kinds`. metric: a key or the beginning
+    of one; the first metric if None.
     Errors: as harness.analysis.tables.table for `metric`.
     """
     out = out or grid.path / "plots"
@@ -34,29 +42,33 @@ def write_plots(grid: GridFolder, out: Path | None = None, *, metric: str | None
     columns = columns_for([runs[axis].nunique() for axis in axes], len(groups))
     name = grid.manifest["name"]
     figures = {
-        "curves.png": curves(
+        "curves": lambda: curves(
             {label: [grid.run(run_id) for run_id in members["id"]] for label, members in groups.items()},
             title=f"{name}: training",
             columns=columns,
         ),
-        "samples.png": grid_samples(
+        "samples": lambda: grid_samples(
             {label: _shown_run(grid, members) for label, members in groups.items()},
             title=f"{name}: samples",
             columns=columns,
         ),
-        "metric.png": metric_by_axis(runs, keys[0], title=f"{name}: {keys[0].partition('[')[0]}") if keys else None,
+        "metric": lambda: metric_by_axis(runs, keys[0], title=f"{name}: {keys[0].partition('[')[0]}") if keys else None,
     }
-    return [to_png(figure, out / file) for file, figure in figures.items() if figure is not None]
+    return _written({kind: figures[kind] for kind in KINDS if kind in kinds}, out)
 
 
-def write_run_plots(run: RunFolder, out: Path | None = None) -> list[Path]:
-    """Write a run's curves.png and samples.png into `out` (<run>/plots) and give their paths."""
-    out = out or run.path / "plots"
+def write_run_plots(run: RunFolder, out: Path | None = None, *, kinds: Sequence[str] = KINDS) -> list[Path]:
+    """Write a run's curves.png and samples.png, as far as among `kinds`, into `out` (<run>/plots); give their paths."""
     figures = {
-        "curves.png": curves({run.status(): [run]}, title=f"{run.id}: training"),
-        "samples.png": samples(run, title=f"{run.id}: samples"),
+        "curves": lambda: curves({run.status(): [run]}, title=f"{run.id}: training"),
+        "samples": lambda: samples(run, title=f"{run.id}: samples"),
     }
-    return [to_png(figure, out / file) for file, figure in figures.items() if figure is not None]
+    return _written({kind: make for kind, make in figures.items() if kind in kinds}, out or run.path / "plots")
+
+
+def _written(figures: Mapping[str, Callable[[], Figure | None]], out: Path) -> list[Path]:
+    made = {kind: make() for kind, make in figures.items()}
+    return [to_png(figure, out / f"{kind}.png") for kind, figure in made.items() if figure is not None]
 
 
 def _shown_run(grid: GridFolder, members: pd.DataFrame) -> RunFolder | None:

@@ -8,7 +8,7 @@ from harness.evaluation.finished import evaluate_runs, grid_data
 from harness.evaluation.measures import METRICS
 from harness.evaluation.recipe import Recipe
 from harness.evaluation.records import evaluate, evaluate_members
-from harness.evaluation.references import References
+from harness.evaluation.references import References, training_pixels
 from harness.evaluation.request import Request
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "evaluate_members",
     "evaluate_runs",
     "grid_data",
+    "training_pixels",
 ]

@@ -28,6 +28,12 @@ _SUBSET_SEED = 0
 _BLOCK = 2000  # images decoded at a time
 
 
+def training_pixels(data: ImageSet) -> NDArray[np.uint8]:
+    """All training images in grey levels: uint8 (t, c, h, w)."""
+    blocks = np.array_split(np.arange(len(data.train)), max(1, len(data.train) // _BLOCK))
+    return np.concatenate([features.quantised(data.train.images[block]) for block in blocks])
+
+
 class References:
     """A data set under a recipe. What is derived from it is computed when first asked for, and cached on disk.
 
@@ -137,10 +143,7 @@ class References:
 
     @cached_property
     def _training_points(self) -> Tensor:
-        train = self.data.train
-        blocks = np.array_split(np.arange(len(train)), max(1, len(train) // _BLOCK))
-        pixels = np.concatenate([features.quantised(train.images[block]) for block in blocks])
-        return torch.from_numpy(pixels).flatten(1).to(self.processes.device)
+        return torch.from_numpy(training_pixels(self.data)).flatten(1).to(self.processes.device)
 
     def extract(self, images: NDArray[Any] | OnDemandImages) -> Features:
         """Features of images (..., n, c, h, w) on the device, the same bits on each process."""

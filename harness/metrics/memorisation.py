@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.errors import InputError
 from harness.metrics.estimate import Estimate
-from harness.metrics.neighbours import nearest_squared_distances
+from harness.metrics.neighbours import POINTS_PER_TILE, nearest_squared_distances
 from harness.metrics.points import Array, checked
 
 OVER_BOTH = "over samples and held-out images, the training set fixed, by DeLong's method"
@@ -49,6 +49,24 @@ def nearest(points: Array, training: Array) -> Tensor:
     return nearest_squared_distances(
         checked("memorisation: points", points, dimension=targets.shape[1]), targets
     ).sqrt_()
+
+
+def nearest_with_places(points: Array, training: Array) -> tuple[Tensor, Tensor]:
+    """The place of the training point (t, d) nearest to each point (n, d), int64 (n,), and its distance, as `nearest`.
+
+    The first of those equally near. Pair by pair in float64, so for the few points of a picture. Errors: as `nearest`.
+    """
+    targets = checked("memorisation: training", training)
+    sources = checked("memorisation: points", points, dimension=targets.shape[1]).to(targets.device).double()
+    least = sources.new_full((len(sources),), torch.inf)
+    places = torch.zeros(len(sources), dtype=torch.int64, device=targets.device)
+    for first in range(0, len(targets), POINTS_PER_TILE):
+        tile = targets[first : first + POINTS_PER_TILE].double()
+        # Of differences: products of matrices would tell copies from near copies up to rounding alone.
+        distances, found = torch.cdist(sources, tile, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+        places = torch.where(distances < least, first + found, places)
+        least = torch.minimum(distances, least)
+    return places, least
 
 
 def memorisation(sample_distances: Tensor, held_out_distances: Tensor) -> Memorisation:

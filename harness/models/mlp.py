@@ -51,8 +51,8 @@ class GeneratorSettings(Settings):
 
     Lists have one entry for each hidden layer, that of weight ranges one for the output too. `hidden_bias`: what the
     hidden layers' biases start at; absent: zero, or torch's way with its weights. With `sparse_init` the output layer
-    starts otherwise: so many of the weights into each unit are standard normal, all others zero, as its bias is where no
-    other is asked for.
+    starts otherwise: so many of the weights into each unit are standard normal, all others zero; and so is its bias
+    where no other is asked for.
     """
 
     hidden: tuple[Width, ...] = (128, 128)

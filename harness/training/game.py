@@ -179,6 +179,14 @@ def latents(settings: LatentSettings, draws: Draws, purpose: str, step: int, n: 
     return (2 * draws.uniform(purpose, step, n, settings.size) - 1) * math.sqrt(3)
 
 
+def quantiles(settings: LatentSettings, shares: Tensor) -> Tensor:
+    """The values that a component of the latents lies below with these probabilities, in (0, 1), of any shape."""
+    if settings.distribution == "normal":
+        values: Tensor = torch.special.ndtri(shares)
+        return values
+    return (2 * shares - 1) * math.sqrt(3)
+
+
 def optimizer(experiment: Experiment, role: str) -> OptimizerSettings:
     """The resolved optimizer settings of a player."""
     settings: OptimizerSettings | None = getattr(experiment, role).optimizer

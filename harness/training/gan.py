@@ -110,19 +110,28 @@ class Gan:
             self._average(state, self.ema)
         return row
 
-    def sample(
-        self, state: State, n: int, *, purpose: str = "sample", first: int = 0, labels: Tensor | None = None
-    ) -> Tensor:
+    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
         """Samples first..first+n-1 of each member's endless list: images (m, n, c, h, w) in [0, 1].
 
-        Batch normalisation uses running moments; the averaged generator is used where there is one. Where there are
-        conditions the samples are of the classes `labels` (m, n), by default those that the method `labels` gives.
+        Batch normalisation uses running moments; the averaged generator is used where there is one.
+        """
+        z, y = self.latents(n, purpose=purpose, first=first), self.labels(state, n, purpose=purpose, first=first)
+        return self.images_at(state, z, y, purpose=purpose, first=first)
+
+    def latents(self, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """Latents first..first+n-1 of each member's endless list: (m, n, size)."""
+        return latents(self.game.latent, self.game.draws.whole(offset=first), f"{purpose}/latent", 0, n)
+
+    def images_at(
+        self, state: State, z: Tensor, y: Tensor | None, *, purpose: str = "sample", first: int = 0
+    ) -> Tensor:
+        """G(z) of latents (m, n, size), of classes y (m, n) where there are conditions: images (m, n, c, h, w).
+
+        They stand in the places first..first+n-1.
         """
         draws = self.game.draws.whole(offset=first)
-        labels = self.labels(state, n, purpose=purpose, first=first) if labels is None else labels
-        context = Context(draws, f"sample/{purpose}", 0, n, training=False, labels=labels)
+        context = Context(draws, f"sample/{purpose}", 0, z.shape[1], training=False, labels=y)
         with torch.no_grad(), self.game.processes.autocast():
-            z = latents(self.game.latent, draws, f"{purpose}/latent", 0, n)
             images: Tensor = self.game.pair.generator(state.get("ema", state["generator"]), z, context)
         images = images.to(self.game.processes.dtype)
         return images if self.game.units is None else self.game.units.images(images)

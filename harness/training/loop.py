@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -63,16 +63,30 @@ class Method(Protocol):
     def step(self, state: State, batch: Batch, iteration: int) -> Tensor:
         """One iteration, in place; a row of history, (columns, m)."""
 
-    def sample(
-        self, state: State, n: int, *, purpose: str = "sample", first: int = 0, labels: Tensor | None = None
-    ) -> Tensor:
-        """Samples first..first+n-1: (m, n, c, h, w); of these classes (m, n), where there are conditions."""
+    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """Samples first..first+n-1: (m, n, c, h, w)."""
 
     def labels(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor | None:
         """The classes that those samples are of: int64 (m, n); None where there are no conditions."""
 
     def sampler(self, state: State) -> State:
         """The parts of the state that `sample` needs: what a snapshot holds."""
+
+
+@runtime_checkable
+class OfLatents(Protocol):
+    """A method whose samples are images of latents, one each: `sample` is `images_at` of `latents` and `labels`."""
+
+    def latents(self, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """Latents first..first+n-1 of each member's endless list: (m, n, size)."""
+
+    def images_at(
+        self, state: State, z: Tensor, y: Tensor | None, *, purpose: str = "sample", first: int = 0
+    ) -> Tensor:
+        """The images of latents (m, n, size), which stand in the places first..first+n-1: (m, n, c, h, w).
+
+        Of classes y, int64 (m, n), where there are conditions.
+        """
 
 
 @dataclass(frozen=True)

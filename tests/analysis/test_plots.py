@@ -45,6 +45,17 @@ def test_a_grid_has_three_figures_of_under_a_megabyte(grid: GridFolder) -> None:
         assert imread(path)[..., :3].std() > 0.05
 
 
+def test_only_the_kinds_asked_for_are_written(grid: GridFolder, tmp_path: Path) -> None:
+    assert [path.name for path in write_plots(grid, tmp_path / "grid", kinds=["metric", "curves"])] == [
+        "curves.png",
+        "metric.png",
+    ]
+    assert [path.name for path in write_run_plots(grid.runs()[0], tmp_path / "run", kinds=["samples"])] == [
+        "samples.png"
+    ]
+    assert [path.name for path in tmp_path.glob("*/*")].count("samples.png") == 1
+
+
 def test_figures_differ_between_runs(grid: GridFolder, tmp_path: Path) -> None:
     first, second = (write_run_plots(grid.runs()[number], tmp_path / str(number)) for number in (0, 1))
     for one, other in zip(first, second, strict=True):

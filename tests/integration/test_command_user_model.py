@@ -103,6 +103,12 @@ def test_a_user_model_with_batch_norm_trains_is_evaluated_and_sampled(
     assert sampled.returncode == 0, sampled.stderr
     with np.load(tmp_path / "five.npz") as arrays:
         assert arrays["images"].shape == (5, 1, 8, 8)
+        five = arrays["images"]
+    kind = ["--kind", "interpolation", "--rows", 2, "--columns", 3]
+    between = harness("sample", grid / "runs" / run, *kind, "-o", tmp_path / "between.npz", PYTHONPATH=path)
+    assert between.returncode == 0, between.stderr
+    with np.load(tmp_path / "between.npz") as arrays:
+        assert np.array_equal(arrays["images"][[0, 2, 3, 5]], five[:4])
 
 
 def test_a_user_model_that_is_gone_or_edited_is_not_evaluated(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import InputError
-from harness.metrics.memorisation import memorisation, nearest
+from harness.metrics.memorisation import memorisation, nearest, nearest_with_places
 
 Array = np.ndarray[Any, Any]
 
@@ -30,6 +30,18 @@ def test_nearest_is_exact_on_pixels_and_on_floats() -> None:
     in_unit_range = nearest(points / np.float32(255), torch.from_numpy(training / np.float32(255)))
     np.testing.assert_allclose(in_unit_range.numpy(), expected / 255, rtol=1e-5)
     assert (in_unit_range[:5] == 0).all() and (in_unit_range[5:] > 0).all()
+
+
+def test_the_nearest_are_found_with_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.metrics.memorisation.POINTS_PER_TILE", 32)
+    points, training = images(0, 50), images(1, 80)
+    points[:5] = training[70:75]
+    training[79] = training[70]  # equally near, but later
+    squares = ((points[:, None].astype(np.int64) - training[None].astype(np.int64)) ** 2).sum(2)
+    places, distances = nearest_with_places(points, training)
+    assert (places.numpy() == squares.argmin(1)).all()
+    assert places[:5].tolist() == [70, 71, 72, 73, 74]
+    assert (distances == nearest(points, training)).all()
 
 
 def test_one_pixel_apart_is_no_exact_copy() -> None:
@@ -132,5 +144,6 @@ def test_bad_distances_are_refused_by_name(samples: torch.Tensor, held_out: torc
     ],
 )
 def test_bad_points_are_refused_by_name(points: Array, training: Array, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        nearest(points, training)
+    for function in (nearest, nearest_with_places):
+        with pytest.raises(InputError, match=message):
+            function(points, training)

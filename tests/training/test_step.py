@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn.functional import leaky_relu, logsigmoid
 
 from harness.draws import Draws
+from harness.experiment import LatentSettings, validate
 from harness.images import ImageSet, unit
+from harness.training.game import latents, quantiles
 from harness.training.gan import Gan
 
 State = dict[str, dict[str, Tensor]]
@@ -173,3 +175,11 @@ def test_samples_come_from_the_averaged_generator_where_there_is_one(
     images = gan.sample(state, 5)
     assert images.equal(gan.sample({"generator": state["ema"]}, 5))
     assert not images.allclose(gan.sample({"generator": state["generator"]}, 5))
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform"])
+def test_the_priors_quantiles_are_those_of_its_draws(distribution: str) -> None:
+    settings = validate(LatentSettings, {"size": 4, "distribution": distribution}, where="test")
+    shares = torch.tensor([0.02, 0.3, 0.5, 0.98], dtype=torch.float64)
+    drawn = latents(settings, Draws((0,), dtype=torch.float64), "test", 0, 50_000).flatten()
+    torch.testing.assert_close(quantiles(settings, shares), drawn.quantile(shares), rtol=0, atol=0.02)

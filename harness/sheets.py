@@ -1,0 +1,182 @@
+"""A trained model's images in rows and columns: what a class, a component of a latent, or a way between two shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from harness.errors import InputError
+from harness.sampling import Sampler
+from harness.training.game import quantiles
+
+ROWS, COLUMNS = 8, 9
+OUTERMOST_SHARE = 0.02
+"""A sweep goes from this quantile of the prior to its mirror image."""
+_PARALLEL = 1e-6  # the sine of an angle below which no great circle is told apart
+
+Way = Literal["linear", "spherical"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a sheet is laid out."""
+
+    rows: int | None = None
+    """None: ROWS, or as many as there are components to sweep if these are fewer."""
+    columns: int = COLUMNS
+    components: tuple[int, ...] = ()
+    """Which components of the latents to sweep, a row each; none: the first."""
+    way: Way = "linear"
+    """Between two latents."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Images (rows, columns, c, h, w), float32 in [0, 1], and what was done to get them, as arrays."""
+
+    images: NDArray[np.float32]
+    facts: dict[str, NDArray[Any]]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What a samples file holds: `images` (rows * columns, c, h, w) row by row, their `layout`, and the facts."""
+        rows, columns = self.images.shape[:2]
+        return {"images": self.images.reshape(-1, *self.images.shape[2:]), "layout": np.array([rows, columns])} | (
+            self.facts
+        )
+
+
+def sweep(sampler: Sampler, layout: Layout) -> Sheet:
+    """A row for each of some components of the first sample's latent, which moves from low to high; the others stay.
+
+    A conditional model shows the first sample's class. The values are the prior's quantiles at evenly spaced shares.
+    Facts: kind, components (rows,), values (columns,), latents (rows * columns, size).
+    Errors: InputError for a component that the latents do not have; as `Sampler.latents`.
+    """
+    z = sampler.latents(1)[0]
+    settings = sampler.members[0].experiment.latent
+    components = layout.components or tuple(range(layout.rows or min(ROWS, settings.size)))
+    if outside := [component for component in components if component >= settings.size]:
+        raise InputError(
+            f"{sampler.members[0].folder.path}: latents have components 0 to {settings.size - 1}, not {max(outside)}; "
+            "give others with --components, or fewer --rows."
+        )
+    shares = torch.linspace(OUTERMOST_SHARE, 1 - OUTERMOST_SHARE, layout.columns, dtype=torch.float64)
+    values = quantiles(settings, shares).to(z)
+    swept = z.repeat(len(components), layout.columns, 1)
+    for row, component in zip(swept, components, strict=True):
+        row[:, component] = values
+    labels = sampler.labels(1)
+    y = None if labels is None else labels.repeat(len(components) * layout.columns, axis=1)
+    images = sampler.images_at(swept.flatten(0, 1)[None], y)[0]
+    return Sheet(
+        images.reshape(*swept.shape[:2], *images.shape[1:]),
+        {
+            "kind": np.array("sweep"),
+            "components": np.array(components),
+            "values": values.cpu().numpy(),
+            "latents": swept.flatten(0, 1).cpu().numpy(),
+        },
+    )
+
+
+def interpolation(sampler: Sampler, layout: Layout) -> Sheet:
+    """Each row goes from one sample to the next: row r from sample 2 r to 2 r + 1 of the run's endless list.
+
+    Its ends are those samples, bit for bit; where the model is conditional all of a row is of the first one's class.
+    Facts: kind, way, fractions (columns,) of the way, latents
+    (rows * columns, size).
+    Errors: InputError for a spherical way where the prior is not normal; as `Sampler.latents`.
+    """
+    settings = sampler.members[0].experiment.latent
+    if layout.way == "spherical" and settings.distribution != "normal":
+        raise InputError(
+            f"{sampler.members[0].folder.path}: a spherical way is for a normal prior, whose draws lie near a sphere; "
+            f"this run's is {settings.distribution}: take the linear one."
+        )
+    rows = layout.rows or ROWS
+    ends = sampler.latents(2 * rows)[0]
+    fractions = torch.linspace(0, 1, layout.columns, dtype=torch.float64)
+    start, stop = ends[0::2, None], ends[1::2, None]
+    between = WAYS[layout.way](start, stop, fractions[1:-1, None].to(ends))
+    samples, labels = sampler.sample(2 * rows)[0], sampler.labels(2 * rows)
+    if labels is None:
+        inner = sampler.images_at(between.flatten(0, 1)[None])[0].reshape(*between.shape[:2], *samples.shape[1:])
+        images = np.concatenate([samples[0::2, None], inner, samples[1::2, None]], axis=1)
+    else:
+        z = torch.cat([start, between, stop], 1)
+        y = labels[:, 0::2].repeat(layout.columns, axis=1)
+        images = sampler.images_at(z.flatten(0, 1)[None], y)[0].reshape(*z.shape[:2], *samples.shape[1:])
+    return Sheet(
+        images,
+        {
+            "kind": np.array("interpolation"),
+            "way": np.array(layout.way),
+            "fractions": fractions.numpy(),
+            "latents": torch.cat([start, between, stop], 1).flatten(0, 1).cpu().numpy(),
+        },
+    )
+
+
+def linear(start: Tensor, stop: Tensor, fractions: Tensor) -> Tensor:
+    """Points on the straight line, as in Goodfellow et al. 2014, figure 3; shapes broadcast to (..., size).
+
+    Half-way between two draws of a normal prior they are shorter than draws are, by a factor of about sqrt(2).
+    """
+    return start + fractions * (stop - start)
+
+
+def spherical(start: Tensor, stop: Tensor, fractions: Tensor) -> Tensor:
+    """Points on the great circle, of lengths between the ends' (Shoemake 1985; White 2016); shapes as `linear`.
+
+    Between parallel latents, where there is no one circle, points on the line.
+    """
+    cosine = cosine_similarity(start.double(), stop.double(), dim=-1).clamp(-1, 1)[..., None]
+    angle = cosine.acos()
+    weights = [((1 - fractions) * angle).sin(), (fractions * angle).sin()]
+    points = (weights[0] * start + weights[1] * stop) / angle.sin()
+    return torch.where(angle.sin() > _PARALLEL, points.to(start), linear(start, stop, fractions))
+
+
+WAYS: dict[Way, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"linear": linear, "spherical": spherical}
+
+
+def conditions(sampler: Sampler, layout: Layout) -> Sheet:
+    """A row for each class, a column for each of the first samples' latents. Facts: kind, classes (rows,), latents.
+
+    Errors: InputError where the model is not conditional; as `Sampler.latents`.
+    """
+    experiment = sampler.members[0].experiment
+    if experiment.classes is None:
+        raise InputError(
+            f"{sampler.members[0].folder.path} is not conditional, so it has no classes to show; draw another kind, or "
+            "train with conditional = true."
+        )
+    classes = np.arange(experiment.classes)[: layout.rows]
+    z = sampler.latents(layout.columns).repeat(1, len(classes), 1)
+    images = sampler.images_at(z, classes.repeat(layout.columns)[None])[0]
+    return Sheet(
+        images.reshape(len(classes), layout.columns, *images.shape[1:]),
+        {"kind": np.array("conditions"), "classes": classes, "latents": z[0].cpu().numpy()},
+    )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of sheet is made, and which fields of a layout it heeds."""
+
+    make: Callable[[Sampler, Layout], Sheet]
+    heeds: frozenset[str]
+
+
+KINDS = {
+    "conditions": Kind(conditions, frozenset({"rows", "columns"})),
+    "sweep": Kind(sweep, frozenset({"rows", "columns", "components"})),
+    "interpolation": Kind(interpolation, frozenset({"rows", "columns", "way"})),
+}

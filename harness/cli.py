@@ -274,8 +274,9 @@ Examples:
   harness sample results/runs/demo/runs/0123456789abcdef --kind interpolation --rows 5 --way spherical
 
 \b
-The kind conditions has a row for each class that a conditional model knows, and one latent a column. A sweep's row moves
-one component of the first sample's latent through the prior, from its 2 % to its 98 % quantile, the others fixed. An interpolation's row goes from one sample of the run's list to the next.
+The kind conditions has a row for each class that a conditional model knows, and a column for each latent. A sweep's row
+moves one component of the first sample's latent through the prior, from its 2 % to its 98 % quantile, the others fixed.
+An interpolation's row goes from one sample of the run's list to the next.
 """
 )
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))

@@ -73,6 +73,7 @@ def test_no_word_leaves_the_figure_or_covers_another(shape: tuple[int, ...], tmp
     rows, columns = shape[:2]
     images = np.zeros(shape, np.float32)
     facts = {
+        "classes": np.arange(100, 100 + rows),
         "components": np.arange(100, 100 + rows),
         "values": np.linspace(-1.7, 1.7, columns),
         "way": np.array("linear"),

@@ -98,6 +98,6 @@ def test_training_images_as_an_experiment_wants_them(digits: ImageSet, resolve: 
     ],
 )
 def test_what_does_not_fit_is_refused(dataset: str, settings: dict[str, object], message: str) -> None:
-    data = {"dataset": dataset, "model": "mlp", "iterations": 1} | settings
+    data = {"dataset": dataset, "model": "mlp", "iterations": 1, "optimizer": {"lr": 0.1}} | settings
     with pytest.raises(InputError, match=message):
         resolved(validate(Experiment, data, where="test"), images.load(dataset, []))

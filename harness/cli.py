@@ -132,7 +132,8 @@ Exit codes: 0 all trained, 1 some runs failed, 2 bad input, 75 stopped by a sign
 def run(**options: Any) -> None:
     """Train the experiments of GRID, a TOML file or a shipped grid's name.
 
-    Finished runs are skipped, begun ones resumed; a failed one is recorded and the others go on.
+    Finished runs are skipped, begun ones resumed; a failed one is recorded and the others go on. Where a search has
+    `then_best`, the same command trains its best draws once `harness evaluate` has measured all of them.
     """
     from harness.stopping import stop_signals
 
@@ -157,18 +158,20 @@ def _run(
 
     loaded = load_grid(grid, overrides=overrides)  # before torch is imported: a bad file is refused at once
 
+    from harness import winners
     from harness.commands.names import render_plan
     from harness.evaluation import Request
     from harness.plan import data_folders, plan
+    from harness.runs import GridFolder
 
     beside = loaded.path.absolute().parent
     sys.path.insert(0, str(beside))  # so that a user's model beside the grid file is found
-    Request.of(loaded.file.evaluation)  # an unknown metric is refused now
+    Request.of(loaded.evaluation)  # an unknown metric is refused now
     planned = plan(loaded, data_folders(data, beside=beside))
     if stop():
         raise Preempted("stopped before training; nothing was changed.")
     if dry_run:
-        say(render_plan(planned, form))
+        say(render_plan(winners.grown(planned, winners.choose(GridFolder(out / loaded.name), planned)), form))
         return
 
     from harness.runner import Options, run_grid
@@ -178,6 +181,8 @@ def _run(
     with progress_bar(show=is_main()) as progress:
         folder = run_grid(planned, options, stop=stop, watcher=ProgressWatcher(planned, progress, is_main=is_main()))
     say(str(folder.path))
+    if is_main() and (note := winners.next_step(folder, planned)):
+        click.echo(f"harness: {note}", err=True)
 
 
 @main.command(
@@ -303,6 +308,7 @@ def sample(run_path: Path, **options: Any) -> None:
 Examples:
   harness table results/runs/demo
   harness table results/runs/demo --metric parzen --format latex > table.tex
+  harness table results/runs/lucic-digits --draws    each draw of a search, not all as one row
   harness table results/runs/demo --companions       with rows of training images, k-means centroids, a Gaussian
 """
 )
@@ -313,9 +319,10 @@ Examples:
     is_flag=True,
     help="Add rows of training images, k-means and a Gaussian, measured if need be.",
 )
+@click.option("--draws", is_flag=True, help="A row for each draw of a search whose best train again, not one for all.")
 @data_option
 @format_option
-def table(path: Path, metric: str | None, companions: bool, data: Path | None, form: str) -> None:
+def table(path: Path, metric: str | None, companions: bool, draws: bool, data: Path | None, form: str) -> None:
     """Print the metrics of the grids at PATH: mean and standard error over seeds, by the axes."""
     if companions:
         from harness.commands import evaluate as command
@@ -327,7 +334,7 @@ def table(path: Path, metric: str | None, companions: bool, data: Path | None, f
     from harness.analysis.tables import table as make
     from harness.runs import find_grids
 
-    click.echo(render(make(frame(find_grids(path)), metric=metric), form))
+    click.echo(render(make(frame(find_grids(path)), metric=metric, draws=draws), form))
 
 
 @main.command(

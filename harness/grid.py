@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import itertools
 import json
-import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from pydantic import Field, model_validator
 
 from harness.errors import InputError, UnknownName
 from harness.experiment import Experiment, Settings, validate
+from harness.runs import SEARCH, STAGE
+from harness.search import SearchSettings, ThenBest
 
 _FILLED_IN = ("seed", "schema_version", "data_hash", "model_hash", "loss_hash")
 SHIPPED = Path(__file__).parent / "grids"
@@ -37,6 +38,8 @@ class EvaluationSettings(Settings):
     select: Selection = "last"
     select_by: str | None = None
     """The metric that chooses among snapshots on the validation images; absent: the first of `metrics` that can."""
+    validation: tuple[str, ...] = ()
+    """Metrics that are measured against the validation images too; by one of them a search finds its best."""
 
 
 class RunSettings(Settings):
@@ -51,53 +54,6 @@ class RunSettings(Settings):
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None
     """Iterations between checkpoints, beside those by time."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
-
-
-class Draw(Settings):
-    """How one searched setting is drawn."""
-
-    distribution: Literal["uniform", "log-uniform", "choice"]
-    low: float | None = None
-    high: float | None = None
-    values: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
-
-    @model_validator(mode="after")
-    def _complete(self) -> Draw:
-        if self.distribution == "choice":
-            if self.values is None:
-                raise ValueError("should have `values` to choose from")
-        elif self.low is None or self.high is None or not self.low < self.high:
-            raise ValueError("should have `low` < `high`")
-        elif self.distribution == "log-uniform" and self.low <= 0:
-            raise ValueError("should have `low` > 0 to be log-uniform")
-        return self
-
-    def value(self, unit: float) -> Any:
-        """The setting at a point of [0, 1)."""
-        if self.values is not None and self.distribution == "choice":
-            return self.values[int(unit * len(self.values))]
-        low, high = float(self.low or 0.0), float(self.high or 0.0)
-        if self.distribution == "uniform":
-            return low + (high - low) * unit
-        return math.exp(math.log(low) + (math.log(high) - math.log(low)) * unit)
-
-
-class SearchSettings(Settings):
-    """Random search: each draw of all searched settings is one more point of the grid."""
-
-    draws: Annotated[int, Field(ge=1)]
-    seed: Annotated[int, Field(ge=0)] = 0
-    space: Annotated[dict[str, Draw], Field(min_length=1)]
-
-    def points(self) -> Iterator[dict[str, Any]]:
-        """The drawn settings; a point depends on its number alone, so more draws leave earlier ones as they were."""
-        for number in range(self.draws):
-            yield {key: draw.value(_unit(f"{self.seed}/{number}/{key}")) for key, draw in self.space.items()}
-
-
-def _unit(text: str) -> float:
-    """A uniform number in [0, 1) that a text determines."""
-    return (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 11) * 2.0**-53
 
 
 class GridFile(Settings):
@@ -141,8 +97,26 @@ class Grid:
 
     @property
     def axes(self) -> list[str]:
-        """The keys that vary: axes, then searched settings."""
-        return [*self.file.axes, *(self.file.search.space if self.file.search else ())]
+        """The keys that vary: axes, the stage of a search that trains its best again, then searched settings."""
+        return [*self.file.axes, *([STAGE] if self.then_best else []), *self.searched]
+
+    @property
+    def searched(self) -> list[str]:
+        """The keys that a search draws."""
+        return list(self.file.search.space) if self.file.search else []
+
+    @property
+    def then_best(self) -> ThenBest | None:
+        """How the best of a search train again, if they do."""
+        return self.file.search.then_best if self.file.search else None
+
+    @property
+    def evaluation(self) -> EvaluationSettings:
+        """What is measured on the runs: what the file says, and what finds the best of a search."""
+        stated = self.file.evaluation
+        if self.then_best is None or self.then_best.metric in stated.validation:
+            return stated
+        return stated.model_copy(update={"validation": (*stated.validation, self.then_best.metric)})
 
 
 def load_grid(name: str, *, overrides: Sequence[str] = ()) -> Grid:
@@ -204,14 +178,20 @@ def _override(data: dict[str, Any], override: str) -> None:
     axis = key.removeprefix("experiment.")
     if axis in tables["axes"]:
         raise InputError(f"--set {override!r}: {axis} is an axis of this grid; use --set 'axes.{axis}=[...]'.")
+    space = tables["search"].get("space", {})
+    if isinstance(space, dict) and axis in space:
+        raise InputError(f"--set {override!r}: this grid searches {axis}; use --set 'search.space.{axis}={{...}}'.")
     top, _, rest = key.partition(".")
     if top not in GridFile.model_fields:
         top, rest = "experiment", key
-    elif top in ("axes", "search") and rest:
-        # Axes may be dotted themselves: the rest is one key.
-        data.setdefault(top, {})[rest.strip('"')] = _toml_value(text)
-        return
-    assign(data, [top, *rest.split(".")] if rest else [top], _toml_value(text), where=f"--set {override!r}")
+    table, _, name = rest.partition(".")
+    keys = [top, *rest.split(".")] if rest else [top]
+    # Axes and searched settings may be dotted themselves: the rest is one key.
+    if top == "axes" and rest:
+        keys = [top, rest.strip('"')]
+    elif top == "search" and table == "space" and name:
+        keys = [top, table, name.strip('"')]
+    assign(data, keys, _toml_value(text), where=f"--set {override!r}")
 
 
 def _toml_value(text: str) -> Any:
@@ -222,25 +202,42 @@ def _toml_value(text: str) -> Any:
 
 
 def assign(data: dict[str, Any], keys: Sequence[str], value: Any, *, where: str) -> None:
-    """Set a value deep inside nested tables, making tables on the way."""
-    for position, key in enumerate(keys[:-1]):
-        inner = data.setdefault(key, {})
-        if not isinstance(inner, dict):
-            raise InputError(f"{where}: {'.'.join(keys[: position + 1])} is a value, not a table.")
-        data = inner
-    data[keys[-1]] = value
+    """Set a value deep inside nested tables, making tables on the way; a number is a place in a list, from 0 on."""
+    inner: Any = data
+    for position, key in enumerate(keys):
+        before = ".".join(keys[:position])
+        if not isinstance(inner, dict | list):
+            raise InputError(f"{where}: {before} is a value, not a table.")
+        place: Any = key
+        if isinstance(inner, list):
+            if not key.isdecimal() or int(key) >= len(inner):
+                raise InputError(f"{where}: {before} is a list of {len(inner)}; {key!r} is no place in it, from 0 on.")
+            place = int(key)
+        if position == len(keys) - 1:
+            inner[place] = value
+        else:
+            inner = inner[place] if isinstance(inner, list) else inner.setdefault(place, {})
 
 
 def _points(file: GridFile, where: str) -> Iterator[Point]:
-    searched = list(file.search.points()) if file.search else [{}]
     _check_axes(file, where)
+    if file.search:
+        _check_search(file, file.search, where)
+    stage = {STAGE: SEARCH} if file.search and file.search.then_best else {}
     for values in itertools.product(*file.axes.values()):
         chosen = dict(zip(file.axes, values, strict=True))
-        axes = {axis: _label(axis, value) for axis, value in chosen.items()}
+        axes = _labels(chosen)
         if any(_matches(rule, axes) for rule in file.exclude):
             continue
-        for drawn, seed in itertools.product(searched, file.seeds):
-            yield Point(_experiment(file, _settings(chosen, where) | drawn, seed, where), axes | drawn)
+        drawn = file.search.points(axes) if file.search else [{}]
+        for searched, seed in itertools.product(drawn, file.seeds):
+            experiment = _experiment(file, _settings(chosen | searched, where), seed, where)
+            yield Point(experiment, axes | stage | _labels(searched))
+
+
+def _labels(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What each axis or searched key shows for its value."""
+    return {key: _label(key, value) for key, value in chosen.items()}
 
 
 def _label(axis: str, value: Any) -> Any:
@@ -249,12 +246,12 @@ def _label(axis: str, value: Any) -> Any:
 
 
 def _settings(chosen: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The dotted settings that axis values stand for; a named bundle stands for all that it holds."""
+    """The dotted settings that axis values and draws stand for; a named bundle stands for all that it holds."""
     settings: dict[str, Any] = {}
     for axis, value in chosen.items():
         added = {k: v for k, v in value.items() if k != "name"} if _is_bundle(axis, value) else {axis: value}
         for key in settings.keys() & added.keys():
-            raise InputError(f"{where} [axes]: two axes set {key}; leave it to one.")
+            raise InputError(f"{where}: two of [axes] and [search.space] set {key}; leave it to one.")
         settings |= added
     return settings
 
@@ -282,6 +279,23 @@ def _check_axes(file: GridFile, where: str) -> None:
                 raise InputError(f"{where} [[exclude]]: {key} = {value!r} is no value of that axis: {labels}.")
 
 
+def _check_search(file: GridFile, search: SearchSettings, where: str) -> None:
+    """Refuse searched settings that are axes, and conditions that no axis value fulfils."""
+    for key, draw in search.space.items():
+        if key in file.axes:
+            raise InputError(f"{where} [search.space]: {key} is an axis; leave it to one.")
+        for axis, values in draw.where.items():
+            place = f"{where} [search.space] {key}.where"
+            if axis not in file.axes:
+                raise UnknownName("axis", axis, file.axes, place)
+            labels = [_label(axis, choice) for choice in file.axes[axis]]
+            for value in values:
+                if value not in labels:
+                    raise InputError(f"{place}: {axis} = {value!r} is no value of that axis: {labels}.")
+    if search.then_best and STAGE in (*file.axes, *search.space):
+        raise InputError(f"{where}: an axis {STAGE!r} is filled in for search.then_best; name yours otherwise.")
+
+
 def _matches(rule: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:
     return all(axes[key] == value for key, value in rule.items())
 
@@ -295,5 +309,6 @@ def _experiment(file: GridFile, assigned: Mapping[str, Any], seed: int, where: s
     for key, value in assigned.items():
         if isinstance(value, dict) and isinstance(data.get(key), dict):
             value = data[key] | value  # a table adds to the shared one
-        assign(data, key.split("."), value, where=f"{where} [axes]")
+        # A copy, because settings that follow may reach inside.
+        assign(data, key.split("."), copy.deepcopy(value), where=f"{where} [axes]")
     return validate(Experiment, {**data, "seed": seed}, where=f"{where} [experiment]")

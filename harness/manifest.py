@@ -69,8 +69,11 @@ def reconcile(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
             images.content_hash: {"dataset": name, "folders": [str(path.absolute()) for path in plan.folders]}
             for name, images in plan.data.items()
         },
-        "evaluation": plan.grid.file.evaluation.model_dump(mode="json"),
+        "evaluation": plan.grid.evaluation.model_dump(mode="json"),
     }
+    manifest.pop("searched", None)
+    if plan.grid.then_best is not None:
+        manifest["searched"] = plan.grid.searched
     for run in plan.runs:
         if not (folder.run(run.id).path / "experiment.json").exists():
             folder.run(run.id).write("experiment.json", run.experiment.canonical())

@@ -159,8 +159,14 @@ def _objective_resolved(experiment: Experiment) -> Experiment:
     if balanced:
         update["balance"] = experiment.balance or BalanceSettings()
     if experiment.penalty is not None:
-        default = penalty(experiment.penalty.name).weight
-        update["penalty"] = experiment.penalty.model_copy(update={"weight": experiment.penalty.weight or default})
+        charged = penalty(experiment.penalty.name)
+        weight = experiment.penalty.weight or charged.weight
+        update["penalty"] = experiment.penalty.model_copy(update={"weight": weight})
+        if charged.of_probabilities and of_players.score == "linear":
+            raise InputError(
+                f"penalty {experiment.penalty.name!r} is on the slope of probabilities, which loss {experiment.loss!r} "
+                "has not; take another penalty."
+            )
         if balanced:
             raise InputError(
                 f"penalties are on the slope of scores, which loss {experiment.loss!r} has not; leave it out."

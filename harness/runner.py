@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from harness import manifest, records, runs
+from harness import manifest, records, runs, winners
 from harness.errors import HarnessError, InputError, Preempted, RunFailed, Stranded
 from harness.methods import method
 from harness.placement import PlacementName, described, placement
@@ -83,7 +83,7 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
         if options.placement == "data-parallel" and not divides:
             raise InputError(_indivisible(plan, processes))
         with ExitStack() as held:
-            stacks = _reconciled(folder, plan, placed.stack_size, processes, held)
+            plan, stacks = _reconciled(folder, plan, placed.stack_size, processes, held)
             is_shared = placed.is_shared(len(stacks))
             if options.trackers and not is_shared:
                 raise InputError("--tracker hears the main process alone; add --placement data-parallel.")
@@ -160,17 +160,22 @@ def _updates(stack: Stack) -> int:
     return len(stack.members) * (InnerLoop.of(shared).before(shared.iterations) + shared.iterations)
 
 
-def _reconciled(folder: GridFolder, plan: Plan, size: StackSize, processes: Processes, held: ExitStack) -> list[Stack]:
-    """The folder's stacks, on every process, those that failed before last.
+def _reconciled(
+    folder: GridFolder, plan: Plan, size: StackSize, processes: Processes, held: ExitStack
+) -> tuple[Plan, list[Stack]]:
+    """The plan with the best of its search, and the folder's stacks, on every process, those that failed before last.
 
-    The main process alone locks the folder (until `held` closes) and writes the manifest; all hear if it refuses.
+    The main process alone locks the folder (until `held` closes), chooses the best and writes the manifest; all hear if
+    it refuses.
     """
+    choices: list[winners.Choice] = []
     found: list[Stack] = []
     refusal = ""
     if processes.is_main:
         try:
             held.enter_context(manifest.lock(folder))
-            found = manifest.reconcile(folder, plan, size)
+            choices = winners.settle(folder, plan)
+            found = manifest.reconcile(folder, winners.grown(plan, choices), size)
             # The longest first where processes take them in turns, so that all end at about the same time.
             length = _updates if processes.count > 1 else lambda stack: 0
             found.sort(key=lambda stack: (any(folder.run(run.id).failure() for run in stack.members), -length(stack)))
@@ -181,9 +186,10 @@ def _reconciled(folder: GridFolder, plan: Plan, size: StackSize, processes: Proc
     refusal = processes.from_main(refusal)
     if refusal:
         raise InputError(refusal)
+    plan = winners.grown(plan, processes.from_main(choices))
     members = {run.id: run for run in plan.runs}
     ids = processes.from_main([[run.id for run in stack.members] for stack in found])
-    return [Stack(tuple(members[run_id] for run_id in stack)) for stack in ids]
+    return plan, [Stack(tuple(members[run_id] for run_id in stack)) for stack in ids]
 
 
 def _run_stack(

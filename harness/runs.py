@@ -1,6 +1,7 @@
 """The run folder: the only place where training, evaluation and analysis meet.
 
     <out>/<grid>/grid.json                  manifest: name, axes, runs, stacks (order fixed for ever)
+    <out>/<grid>/search.json                the draws of a search in order, the best first, once that is known
     <out>/<grid>/controls.json              metrics of training images in the place of samples
     <out>/<grid>/stacks/<stack>/            checkpoints and progress.json of the runs that train together
     <out>/<grid>/runs/<run>/experiment.json the settings, all of them
@@ -34,6 +35,8 @@ import pandas as pd
 from harness.errors import InputError
 
 SCHEMA = 1
+STAGE, SEARCH, BEST = "stage", "search", "best"
+"""The axis that tells a search's draws from the best of them, which train again with seeds of their own; its values."""
 STATUSES = ("pending", "running", "preempted", "complete", "diverged", "failed")
 
 

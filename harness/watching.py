@@ -19,7 +19,7 @@ class ProgressWatcher:
     def __init__(self, plan: Plan, progress: Progress, *, is_main: bool) -> None:
         self.progress = progress
         self.is_main = is_main
-        self.all_runs = len(plan.runs)
+        self._all_runs = 0
         self.task = progress.add_task(plan.grid.name, total=None)
         self._tally: Tally | None = None
         self._process: int | None = None
@@ -27,6 +27,7 @@ class ProgressWatcher:
 
     def begin(self, stacks: Sequence[Stack], tally: Tally, *, note: str, process: int | None) -> None:
         self._tally, self._process = tally, process
+        self._all_runs = sum(len(stack.members) for stack in stacks)
         total = sum(stack.experiment.iterations * len(stack.members) for stack in stacks)
         self.progress.update(self.task, total=total)
         if self.is_main and note:
@@ -48,7 +49,7 @@ class ProgressWatcher:
         if self._process is not None:
             note += f", by process {self._process}"
         if self.is_main or self._process is not None:
-            self._print(f"[{ended}/{self.all_runs}] {outcome}: {note}")
+            self._print(f"[{ended}/{self._all_runs}] {outcome}: {note}")
 
     def _add(self, name: str, amount: int) -> int:
         """What is done, over all processes where each has stacks of its own."""

@@ -3,12 +3,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.errors import InputError
-from harness.experiment import validate
-from harness.grid import Grid, Point, SearchSettings, load_grid, shipped_grids
+from harness.grid import Grid, Point, load_grid, shipped_grids
 from harness.plan import Plan, plan
 
 Load = Callable[..., Grid]
@@ -122,10 +122,53 @@ def test_search_multiplies_with_axes_and_seeds(load: Load) -> None:
     assert grid.points[0].axes["optimizer.lr"] == grid.points[6].axes["optimizer.lr"] == lr(grid.points[0])
 
 
-def test_every_value_of_a_choice_can_be_drawn() -> None:
-    space = {"k": {"distribution": "choice", "values": [1, 2, 3]}}
-    search = validate(SearchSettings, {"draws": 60, "space": space}, where="test")
-    assert {point["k"] for point in search.points()} == {1, 2, 3}
+def test_a_searched_setting_is_drawn_at_the_axis_values_that_it_is_for(load: Load) -> None:
+    grid = load(
+        '[axes]\nloss = ["minimax", "wgan"]\n[search]\ndraws = 3\n[search.space]\n'
+        '"optimizer.lr" = {distribution = "uniform", low = 0.1, high = 0.2}\n'
+        'weight_clip = {distribution = "uniform", low = 0.5, high = 1, where.loss = ["wgan"]}\n'
+    )
+    without, with_clip = grid.points[:3], grid.points[3:]
+    assert [point.experiment.weight_clip for point in without] == [None] * 3
+    assert all("weight_clip" not in point.axes for point in without)
+    assert all(point.axes["weight_clip"] == point.experiment.weight_clip for point in with_clip)
+    assert [lr(point) for point in without] == [lr(point) for point in with_clip]
+    assert grid.axes == ["loss", "optimizer.lr", "weight_clip"]
+
+
+def test_a_drawn_bundle_sets_all_it_holds_and_shows_its_name(load: Load) -> None:
+    points = load(
+        '[search]\ndraws = 20\n[search.space]\nsteps = {distribution = "choice", values = '
+        '[{name = "one", k = 1, iterations = 10}, {name = "five", k = 5, iterations = 2}]}\n'
+    ).points
+    found = [(point.axes["steps"], point.experiment.k, point.experiment.iterations) for point in points]
+    assert sorted(found) == [("five", 5, 2), ("one", 1, 10)]
+
+
+def test_a_number_in_a_dotted_key_is_a_place_in_a_list(load: Load) -> None:
+    adam = BASE.replace('"SGD", lr = 0.1', '"Adam", lr = 0.1, betas = [0.5, 0.9]')
+    points = load('[axes]\n"optimizer.betas.0" = [0.1, 0.2]\n', base=adam).points
+    assert [point.experiment.optimizer.arguments["betas"] for point in points] == [[0.1, 0.9], [0.2, 0.9]]
+
+
+def test_settings_that_reach_into_a_bundle_leave_it_as_it_was(load: Load) -> None:
+    axes = '[axes]\na = [{name = "r1", penalty = {name = "r1"}}]\nk = [1, 2]\n'
+    first, _, _, last = load(
+        axes + "[search]\ndraws = 2\n[search.space]\n"
+        '"penalty.weight" = {distribution = "uniform", low = 1, high = 2, where.k = [1]}\n'
+        '"optimizer.lr" = {distribution = "uniform", low = 0.1, high = 0.2}\n'
+    ).points
+    assert first.experiment.penalty and first.experiment.penalty.weight == first.axes["penalty.weight"]
+    assert last.experiment.penalty and last.experiment.penalty.weight is None
+
+
+def test_draws_of_a_search_whose_best_train_again_say_their_stage(load: Load) -> None:
+    best = '[search.then_best]\nseeds = 2\nmetric = "fid"\n'
+    grid, plain = load(SEARCH.format(draws=3, seed=0) + best), load(SEARCH.format(draws=3, seed=0))
+    assert [point.axes for point in grid.points] == [{"stage": "search"} | point.axes for point in plain.points]
+    assert [p.experiment.run_id for p in grid.points] == [p.experiment.run_id for p in plain.points]
+    assert grid.axes == ["stage", *plain.axes]
+    assert grid.evaluation.validation == ("fid",) and plain.evaluation.validation == ()
 
 
 @pytest.mark.parametrize(
@@ -162,6 +205,8 @@ def test_the_last_override_wins_and_an_axis_can_be_replaced(load: Load) -> None:
         ("iterations", "--set 'iterations': give key=value"),
         ("=3", "--set '=3': give key=value"),
         ("k=3", "--set 'k=3': k is an axis of this grid; use --set 'axes.k=[...]'"),
+        ("ema=0.5", "--set 'ema=0.5': this grid searches ema; use --set 'search.space.ema={...}'"),
+        ("search.drawz=3", "Did you mean 'search.draws'"),
         ("iterations.more=3", "--set 'iterations.more=3': experiment.iterations is a value, not a table"),
         ("iteration=3", "unknown key 'iteration'"),
         ("run.stack_sise=3", "Did you mean 'run.stack_size'"),
@@ -169,8 +214,24 @@ def test_the_last_override_wins_and_an_axis_can_be_replaced(load: Load) -> None:
 )
 def test_a_bad_override_is_refused(override: str, message: str, load: Load) -> None:
     with pytest.raises(InputError) as error:
-        load("[axes]\nk = [1, 2]\n", override)
+        load("[axes]\nk = [1, 2]\n" + SEARCH.format(draws=1, seed=0), override)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        ("search.draws=4", lambda search: search.draws == 4),
+        ("search.then_best.seeds=4", lambda search: search.then_best.seeds == 4),
+        (
+            "search.space.optimizer.lr={distribution='uniform', low=0.1, high=0.2}",
+            lambda search: search.space["optimizer.lr"].high == 0.2,
+        ),
+    ],
+)
+def test_an_override_reaches_into_a_search(override: str, found: Callable[[Any], bool], load: Load) -> None:
+    best = '[search.then_best]\nseeds = 2\nmetric = "fid"\n'
+    assert found(load(SEARCH.format(draws=1, seed=0) + best, override).file.search)
 
 
 def test_an_override_of_a_grid_whose_axes_are_no_table_is_refused(load: Load) -> None:
@@ -243,6 +304,71 @@ BAD: dict[str, tuple[str, str, str]] = {
         BASE,
         "`values` to choose from",
     ),
+    "choice between bounds": (
+        '[search]\ndraws = 1\n[search.space]\nk = {distribution = "choice", values = [1], low = 1}\n',
+        BASE,
+        "`values` alone",
+    ),
+    "uniform among values": (
+        '[search]\ndraws = 1\n[search.space]\nema = {distribution = "uniform", values = [0.5]}\n',
+        BASE,
+        "`low` and `high`",
+    ),
+    "no draws": (
+        '[search]\ndraws = 0\n[search.space]\nk = {distribution = "choice", values = [1]}\n',
+        BASE,
+        "search.draws = 0",
+    ),
+    "a searched axis": (
+        '[axes]\nk = [1]\n[search]\ndraws = 1\n[search.space]\nk = {distribution = "choice", values = [1]}\n',
+        BASE,
+        "[search.space]: k is an axis; leave it to one",
+    ),
+    "a searched setting of a bundle": (
+        '[axes]\na = [{name = "b", k = 1}]\n[search]\ndraws = 1\n'
+        '[search.space]\nk = {distribution = "choice", values = [1]}\n',
+        BASE,
+        "two of [axes] and [search.space] set k; leave it to one",
+    ),
+    "a search at no axis": (
+        "[axes]\nk = [1]\n[search]\ndraws = 1\n"
+        '[search.space]\nema = {distribution = "choice", values = [0.5], where.kk = [1]}\n',
+        BASE,
+        "unknown axis 'kk' in {path} [search.space] ema.where. Did you mean 'k'",
+    ),
+    "a search at no axis value": (
+        "[axes]\nk = [1]\n[search]\ndraws = 1\n"
+        '[search.space]\nema = {distribution = "choice", values = [0.5], where.k = [2]}\n',
+        BASE,
+        "[search.space] ema.where: k = 2 is no value of that axis: [1]",
+    ),
+    "exclude of a searched setting": (
+        SEARCH.format(draws=1, seed=0) + "[[exclude]]\nema = 0.5\n",
+        BASE,
+        "unknown axis 'ema' in {path} [[exclude]]",
+    ),
+    "unknown searched setting": (
+        '[search]\ndraws = 1\n[search.space]\niteration = {distribution = "choice", values = [3]}\n',
+        BASE,
+        "unknown key 'iteration' in {path} [experiment]. Did you mean 'iterations'",
+    ),
+    "the best without seeds": (
+        SEARCH.format(draws=1, seed=0) + '[search.then_best]\nmetric = "fid"\n',
+        BASE,
+        "the key 'search.then_best.seeds' is missing",
+    ),
+    "an axis of the harness's": (
+        '[axes]\nstage = [{name = "a", k = 1}]\n'
+        + SEARCH.format(draws=1, seed=0)
+        + '[search.then_best]\nseeds = 1\nmetric = "fid"\n',
+        BASE,
+        "an axis 'stage' is filled in for search.then_best",
+    ),
+    "a place that a list has not": (
+        '[axes]\n"optimizer.betas.2" = [0.5]\n',
+        BASE.replace('"SGD", lr = 0.1', '"Adam", betas = [0.5, 0.9]'),
+        "optimizer.betas is a list of 2; '2' is no place in it",
+    ),
     "simultaneous with k = 2": ('k = 2\nupdates = "simultaneous"\n', BASE, "k = 2 must be 1"),
     "batch larger than the data": ("batch_size = 5000\n", BASE, "batch_size = 5000 is more than the 1197"),
 }
@@ -281,5 +407,6 @@ def test_a_file_that_is_not_text_is_not_toml(tmp_path: Path) -> None:
 def test_the_shipped_grids_load_and_the_demo_is_36_runs() -> None:
     sizes = {name: len(load_grid(name).points) for name in shipped_grids()}
     assert sizes["demo"] == 36 and sizes["paper-mnist"] == 5
+    assert sizes["lucic-digits"] == 7 * 8 and sizes["lucic-mnist"] == 7 * 100
     ids = [run.id for run in plan(load_grid("demo"), []).runs]
     assert len(set(ids)) == 36

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import InputError
-from harness.runs import GridFolder, read_json
+from harness.runs import SEARCH, STAGE, GridFolder, read_json
 
 FAILURES = ("failed", "diverged")
 UNFINISHED = ("pending", "running", "preempted")
@@ -27,15 +27,17 @@ def frame(grids: Iterable[GridFolder]) -> pd.DataFrame:
     """One row a run: `grid`, `id`, the axes, `seed`, `status`, `diverged_at`, `seconds`, then a group a metric.
 
     Axes are ordered categories, their values in the grids' order; lists and tables are shown as JSON. What is not
-    measured is NaN. `attrs["axes"]` names the axes; `attrs["controls"]` holds each grid's controls: {grid: {name:
-    {metric key: record}}}.
+    measured is NaN. `attrs["axes"]` names the axes, `attrs["searched"]` those that a search draws whose best train
+    again; `attrs["controls"]` holds each grid's controls: {grid: {name: {metric key: record}}}.
     Errors: InputError where a file is damaged.
     """
     rows: list[dict[Column, Any]] = []
     axes: dict[str, None] = {}
+    searched: dict[str, None] = {}
     controls: dict[str, dict[str, Any]] = {}
     for grid in grids:
         axes |= dict.fromkeys(grid.manifest["axes"])
+        searched |= dict.fromkeys(grid.manifest.get("searched", ()))
         controls[grid.manifest["name"]] = read_controls(grid)
         rows += _rows(grid)
     described: list[Column] = [(name, "") for name in ("grid", "id", *axes, "seed", "status", "diverged_at", "seconds")]
@@ -51,7 +53,7 @@ def frame(grids: Iterable[GridFolder]) -> pd.DataFrame:
         if column[1] in ("value", "standard_error") or column[0] == "seconds":
             records[column] = records[column].astype("float64")
     records["diverged_at", ""] = records["diverged_at", ""].astype("Int64")
-    records.attrs = {"axes": list(axes), "controls": controls}
+    records.attrs = {"axes": list(axes), "searched": list(searched), "controls": controls}
     return records
 
 
@@ -82,6 +84,16 @@ def varying_axes(runs: pd.DataFrame) -> list[str]:
     return [axis for axis in ("grid", *runs.attrs["axes"]) if runs[axis].nunique(dropna=False) > 1] or ["grid"]
 
 
+def draws_together(runs: pd.DataFrame) -> pd.DataFrame:
+    """The same runs, the draws of a search as one combination: what was drawn is absent but for the best of them."""
+    searched = runs.attrs.get("searched", [])
+    if not searched:
+        return runs
+    shown = runs.copy()
+    shown.loc[shown[STAGE] == SEARCH, [(key, "") for key in searched]] = None
+    return shown
+
+
 def combinations(runs: pd.DataFrame, axes: list[str]) -> list[tuple[Label, pd.DataFrame]]:
     """The runs of each combination of axis values (they differ by seed alone), in the grid's order."""
     groups = runs.groupby([(axis, "") for axis in axes], observed=True, dropna=False, sort=True)
@@ -89,12 +101,17 @@ def combinations(runs: pd.DataFrame, axes: list[str]) -> list[tuple[Label, pd.Da
 
 
 def describe(axes: Iterable[str], label: Label) -> list[str]:
-    """The values of a combination for people: names stand alone, numbers with their axis ("k=1", "lr=0.1")."""
+    """The values of a combination for people: names stand alone, numbers with their axis ("k=1", "lr=0.1").
+
+    Absent ones are left out.
+    """
     axes = list(axes)
     last = [axis.rpartition(".")[2] for axis in axes]
     names = [name if last.count(name) == 1 else axis for axis, name in zip(axes, last, strict=True)]
     return [
-        value if isinstance(value, str) else f"{name}={show(value)}" for name, value in zip(names, label, strict=True)
+        value if isinstance(value, str) else f"{name}={show(value)}"
+        for name, value in zip(names, label, strict=True)
+        if not _is_absent(value)
     ]
 
 
@@ -102,9 +119,13 @@ def show(value: Any) -> str:
     """One axis value as text: floats in their shortest form, nothing as "-"."""
     if isinstance(value, str):
         return value
-    if value is None or value is pd.NA or value != value:
+    if _is_absent(value):
         return "-"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _is_absent(value: Any) -> bool:
+    return value is None or value is pd.NA or bool(value != value)
 
 
 def control_name(name: str) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from harness.analysis.curves import curves
 from harness.analysis.figures import columns_for, to_png
-from harness.analysis.frame import combinations, describe, frame, varying_axes
+from harness.analysis.frame import combinations, describe, draws_together, frame, varying_axes
 from harness.analysis.intervals import metric_by_axis
 from harness.analysis.pictures import grid_samples, samples
 from harness.analysis.tables import choose_keys
@@ -35,7 +35,7 @@ def write_plots(
     Errors: as harness.analysis.tables.table for `metric`.
     """
     out = out or grid.path / "plots"
-    runs = frame([grid])
+    runs = draws_together(frame([grid]))
     keys = choose_keys(runs, metric)
     axes = varying_axes(runs)
     groups = {" · ".join(describe(axes, label)): members for label, members in combinations(runs, axes)}

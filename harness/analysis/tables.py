@@ -20,6 +20,7 @@ from harness.analysis.frame import (
     Label,
     combinations,
     control_name,
+    draws_together,
     frame,
     metric_group,
     metric_keys,
@@ -35,11 +36,12 @@ STATISTICS = ("mean", "standard_error", "sampling_standard_error", "runs", "unev
 COUNTS = ("runs", "unevaluated", "failures", "unfinished", *FLAGS)
 
 
-def table(source: GridFolder | pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
+def table(source: GridFolder | pd.DataFrame, *, metric: str | None = None, draws: bool = False) -> pd.DataFrame:
     """One row a combination of axis values, then one a control; the axes that vary are the index, in grid order.
 
     source: a grid, or a frame of `harness.analysis.frame.frame` (of several grids, or a part of one).
     metric: a metric key or the beginning of one ("parzen": all its keys); None: all metrics.
+    draws: a row for each draw of a search whose best train again; else they are one row at each point of the axes.
     Columns, under each metric key: `mean` and `standard_error` over seeds (std with ddof 1 / sqrt(runs); NaN for one
     run), `sampling_standard_error` (mean of the runs' own), `runs` (those in the mean: complete and with a value),
     `unevaluated` (complete, without a value), and in how many of `runs` each of FLAGS is raised; under "all": `runs`,
@@ -48,6 +50,7 @@ def table(source: GridFolder | pd.DataFrame, *, metric: str | None = None) -> pd
     Errors: UnknownName for a metric no run has, InputError where it fits several metrics or nothing is evaluated.
     """
     runs = source if isinstance(source, pd.DataFrame) else frame([source])
+    runs = runs if draws else draws_together(runs)
     keys = choose_keys(runs, metric)
     axes = varying_axes(runs)
     groups = combinations(runs, axes)
@@ -67,7 +70,7 @@ def table(source: GridFolder | pd.DataFrame, *, metric: str | None = None) -> pd
         index=index if len(axes) > 1 else index.get_level_values(0),
         columns=pd.MultiIndex.from_tuples(columns),
     ).astype({column: "Int64" if column[1] in COUNTS else "float64" for column in columns})
-    made.attrs = {"notes": _notes(runs, keys, controls=len(rows) > len(groups))}
+    made.attrs = {"notes": _notes(runs, keys, controls=len(rows) > len(groups), draws=draws)}
     return made
 
 
@@ -226,17 +229,17 @@ def _axes(table: pd.DataFrame) -> list[str]:
 
 
 def _short_names(keys: list[str]) -> list[str]:
-    """Each key without the parts that all keys of its metric share: "parzen sigma=grid"."""
+    """Each key without the parts that all keys of its metric share: "parzen sigma=grid"; never without "validation"."""
     names = {key: key.partition("[")[0] for key in keys}
     parts = {key: key.partition("[")[2].rstrip("]").split(",") for key in keys}
     short = []
     for key in keys:
         shared = set.intersection(*(set(parts[other]) for other in keys if names[other] == names[key]))
-        short.append(" ".join([names[key], *(part for part in parts[key] if part not in shared)]))
+        short.append(" ".join([names[key], *(part for part in parts[key] if part not in shared - {"validation"})]))
     return short
 
 
-def _notes(runs: pd.DataFrame, keys: list[str], *, controls: bool) -> list[str]:
+def _notes(runs: pd.DataFrame, keys: list[str], *, controls: bool, draws: bool) -> list[str]:
     """What was measured, on how many, what each error is, and which runs do not count."""
     counts = runs["status"].value_counts()
     statuses = ", ".join(f"{counts[status]} {status}" for status in STATUSES if status in counts)
@@ -252,6 +255,11 @@ def _notes(runs: pd.DataFrame, keys: list[str], *, controls: bool) -> list[str]:
             "parzen); retraining is no part of it. "
             "In a key, n is the number of generated samples."
         )
+    if runs.attrs.get("searched"):
+        each = (
+            "each draw of a search is a row" if draws else "the draws of a search are one row, mean and error over them"
+        )
+        notes.append(f"stage: {each}; the best are chosen by validation images and have seeds of their own.")
     notes.append(
         f"runs: those in the mean, complete and evaluated. failures: failed or diverged. All {len(runs)}: {statuses}."
     )

@@ -38,4 +38,7 @@ def names(kind: str) -> Sequence[str]:
 def render_plan(planned: Plan, form: str) -> str:
     """The table of a grid's runs: id, axes, seed."""
     rows = [{"id": run.id, **run.axes, "seed": run.experiment.seed} for run in planned.runs]
-    return format_frame(pd.DataFrame(rows), form, notes=[f"{len(rows)} runs of grid {planned.grid.name}."])
+    columns = ["id", *planned.grid.axes, "seed"]
+    shown = pd.DataFrame(rows, columns=columns, dtype=object)  # whole numbers stay whole where some rows have none
+    shown.attrs["groups"] = range(len(columns))  # the id begins every block
+    return format_frame(shown, form, notes=[f"{len(rows)} runs of grid {planned.grid.name}."])

@@ -14,7 +14,7 @@ import torch
 from harness import images, sampling
 from harness.errors import InputError
 from harness.evaluation.measures import METRICS, asked, metric
-from harness.evaluation.records import Record, evaluate_members, joined, lacking
+from harness.evaluation.records import Record, evaluate_members, joined, lacking, lacking_on_validation
 from harness.evaluation.references import References
 from harness.evaluation.request import Request
 from harness.images import ImageSet
@@ -45,7 +45,7 @@ def evaluate_runs(
     as soon as it is known; runs of one shape are sampled together. All processes must ask for the same runs in the same
     order. They share the first group, which fills the references, and then each takes groups of its own.
     """
-    if any(metric(name).of_features for name in (*request.metrics, request.chooser)):
+    if any(metric(name).of_features for name in (*request.metrics, *request.validation, request.chooser)):
         for references in sets.values():
             references.search.agree()
     # The main process decides for all, since it alone writes the files that the others would look at.
@@ -98,8 +98,18 @@ def _known(run: RunFolder, sets: Mapping[str, References], request: Request) -> 
     references = None if record is None else sets.get(record.get("dataset", {}).get("hash"))
     if record is None or references is None:
         return None
+    if not _of_these_samples(run, record, request, references) or any(_lacking(record, request, references)):
+        return None
+    return record
+
+
+def _lacking(
+    record: Record | None, request: Request, references: References
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The metrics that a record does not hold as they are asked for: of the reference, and of validation images."""
     words = asked(request.metrics, request.samples, references)
-    return record if _of_these_samples(run, record, request, references) and not lacking(record, words) else None
+    on_validation = asked(request.validation, request.samples, references.validation)
+    return lacking(record, words), lacking_on_validation(record, on_validation)
 
 
 def _of_these_samples(run: RunFolder, record: Record, request: Request, references: References) -> bool:
@@ -138,12 +148,15 @@ def _evaluate_together(
             yield member.folder, found
         else:
             chosen.append(found)
-    words = asked(request.metrics, request.samples, references)
-    wanted = {name for one in chosen for name in lacking(kept[one.finished.folder], words)}
-    metrics = tuple(name for name in words if name in wanted)
+    wanted = [_lacking(kept[one.finished.folder], request, references) for one in chosen]
+    metrics, validation = (
+        tuple(name for name in dict.fromkeys(names) if any(name in lacks[place] for lacks in wanted))
+        for place, names in enumerate((request.metrics, request.validation))
+    )
     selections = {one.finished.folder: one.selection for one in chosen}
     snapshots = [one.finished for one in chosen]
-    for sampler, member, record in _sampled(snapshots, references, request.samples, metrics, processes):
+    measured = _sampled(snapshots, references, request.samples, metrics, processes, validation=validation)
+    for sampler, member, record in measured:
         if isinstance(record, InputError) or sampler is None:
             yield member.folder, record
             continue
@@ -221,7 +234,13 @@ def _best(run: RunFolder, curve: list[tuple[Finished, str, dict[str, Any]]], req
 
 
 def _sampled(
-    members: Sequence[Finished], references: References, n: int, metrics: tuple[str, ...], processes: Processes
+    members: Sequence[Finished],
+    references: References,
+    n: int,
+    metrics: tuple[str, ...],
+    processes: Processes,
+    *,
+    validation: tuple[str, ...] = (),
 ) -> Iterator[tuple[Sampler | None, Finished, Record | InputError]]:
     """The record of n samples of each snapshot, all from one sampler; or what stood in its way, without one."""
     read = list(zip(members, _each(Finished.tensors, members, processes), strict=True))
@@ -235,7 +254,7 @@ def _sampled(
     except InputError as error:  # of all alike, since they share what shapes a sampler
         yield from ((None, member, error) for member, _ in sound)
         return
-    records = evaluate_members(samples, references, metrics, labels=labels)
+    records = evaluate_members(samples, references, metrics, labels=labels, validation=validation)
     for member, record in zip(sampler.members, records, strict=True):
         yield sampler, member, record
 

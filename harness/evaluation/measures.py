@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -65,6 +66,13 @@ class Subject:
     def n(self) -> int:
         """Samples of a member."""
         return int(self.samples.shape[1])
+
+    def against(self, references: References) -> Subject:
+        """The same samples beside other images of the same data set, under the same extractor."""
+        other = copy.copy(self)  # with the features, if they are computed
+        other.references = references
+        other.__dict__.pop("neighbourhoods", None)
+        return other
 
     @cached_property
     def quantised(self) -> NDArray[np.uint8]:

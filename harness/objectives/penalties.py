@@ -1,7 +1,7 @@
 """Penalties on the slope of the discriminator: what its loss is charged for how steep the score is, and where.
 
 A penalty looks at points near the data, takes the Euclidean norm over (c, h, w) of the score's gradient at each, and
-charges a cost for it. The score is the logit, or the critic's value; its own sigmoid never comes in.
+charges a cost for it. The score is the logit, or the critic's value; its sigmoid comes in where the name says so.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ class Minibatch(Protocol):
 class Penalty:
     """`points(minibatch)` (m, local n, c, h, w): where slopes are looked at; `cost(norms)`: what each is charged.
 
-    `weight` is the default factor.
+    `weight` is the default factor. `of_probabilities`: whether the slope is that of D = sigmoid(a), not of the score.
     """
 
     points: Callable[[Minibatch], Tensor]
     cost: Callable[[Tensor], Tensor]
     weight: float
+    of_probabilities: bool = False
 
 
 def between(minibatch: Minibatch) -> Tensor:
@@ -81,6 +82,8 @@ def half_square(norms: Tensor) -> Tensor:
 PENALTIES = {
     "gradient_penalty": Penalty(between, unit_slope, weight=10.0),
     "dragan": Penalty(around_data, unit_slope, weight=10.0),
+    # what the code of Lucic et al. 2018 does
+    "dragan_of_probabilities": Penalty(around_data, unit_slope, weight=10.0, of_probabilities=True),
     "r1": Penalty(at_data, half_square, weight=10.0),
 }
 
@@ -101,5 +104,7 @@ def charge(of: Penalty, discriminator: Callable[[Tensor], Tensor], minibatch: Mi
     `discriminator` maps images (m, local n, c, h, w) to scores (m, local n).
     """
     points = of.points(minibatch).detach().requires_grad_()
-    (slopes,) = torch.autograd.grad(discriminator(points).sum(), points, create_graph=True)
+    scores = discriminator(points)
+    judged = scores.sigmoid() if of.of_probabilities else scores
+    (slopes,) = torch.autograd.grad(judged.sum(), points, create_graph=True)
     return of.cost(slopes.flatten(2).norm(dim=2))  # whose gradient at zero is zero

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -217,3 +218,40 @@ def test_digits_follow_the_size_of_the_error(grid: GridFolder) -> None:
             run.write("evaluation.json", {"metrics": {"fid[test]": record}})
     write_json(grid.path / "controls.json", {})
     assert "1040 ± 23" in render(table(grid, metric="fid"), "text")
+
+
+DRAWN = [("search", 0.1, 0, 3.0), ("search", 0.2, 0, 5.0), ("search", 0.3, 0, None), ("best", 0.1, 1, 4.0)]
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> GridFolder:
+    """A grid of three draws, one of which diverged, and a run of the best."""
+    grid = GridFolder(tmp_path / "searched")
+    runs = []
+    for stage, lr, seed, value in DRAWN:
+        run = grid.run(f"{stage}-{lr}")
+        run.write("provenance.json", {"outcome": "complete" if value else "diverged", "diverged_at": 3, "seconds": 1.0})
+        if value:
+            run.write(
+                "evaluation.json", {"metrics": {"fid[x,validation,n=9]": {"value": value, "standard_error": 0.1}}}
+            )
+        runs.append({"id": run.id, "axes": {"stage": stage, "optimizer.lr": lr}, "seed": seed})
+    manifest = {"schema": 1, "name": "searched", "axes": ["stage", "optimizer.lr"], "searched": ["optimizer.lr"]}
+    write_json(grid.path / "grid.json", {**manifest, "runs": runs, "stacks": []})
+    return grid
+
+
+def test_the_draws_of_a_search_are_one_row_with_their_failures(searched: GridFolder) -> None:
+    made = table(searched)
+    assert [(stage, lr == 0.1) for stage, lr in made.index] == [("search", False), ("best", True)]
+    draws, best = (made.iloc[place] for place in (0, 1))
+    assert draws["fid[x,validation,n=9]", "mean"] == 4.0 and draws["all", "failures"] == 1
+    assert draws["fid[x,validation,n=9]", "standard_error"] == pytest.approx(1.0)
+    assert best["fid[x,validation,n=9]", "mean"] == 4.0 and best["fid[x,validation,n=9]", "runs"] == 1
+    assert "fid validation" in render(made, "text")
+
+
+def test_each_draw_is_a_row_where_it_is_wanted(searched: GridFolder) -> None:
+    made = table(searched, draws=True)
+    assert list(made.index) == [("search", 0.1), ("search", 0.2), ("search", 0.3), ("best", 0.1)]
+    assert "each draw of a search is a row" in " ".join(made.attrs["notes"])

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from harness.errors import InputError
-from harness.evaluation import References, Request, evaluate_runs, measures
+from harness.evaluation import Recipe, References, Request, evaluate_runs, measures
 from harness.evaluation.measures import Metric, Subject
 from harness.runs import RunFolder
 from harness.training.processes import Processes
@@ -148,3 +148,71 @@ def test_a_metric_without_better_values_cannot_choose() -> None:
     with pytest.raises(InputError, match="memorisation"):
         Request(("memorisation",), 50, "best-validation")
     assert Request(("memorisation", "parzen"), 50, "best-validation").chooser == "parzen"
+
+
+def choosing() -> Request:
+    return Request(("spread",), 50, validation=("spread",))
+
+
+@pytest.fixture
+def split_in_key(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The splits on which a metric "spread" was asked for, one for each time; its key names the split."""
+    splits: list[str] = []
+
+    def spread(subject: Subject) -> list[dict[str, Any]]:
+        splits.append(subject.references.recipe.reference)
+        return [{f"spread[{splits[-1]}]": {"value": 1.0, "standard_error": None}} for _ in subject.samples]
+
+    monkeypatch.setitem(measures.METRICS, "spread", Metric(spread, "higher", of_features=False))
+    return splits
+
+
+def test_what_runs_are_chosen_by_stands_beside_the_others(
+    run: RunFolder, references: References, split_in_key: list[str]
+) -> None:
+    record = record_of(run, references, choosing())
+    assert list(record["metrics"]) == ["spread[test]", "spread[validation]"]
+    stated = record["validation"]["spread"]
+    assert stated["key"] == "spread[validation]" and stated["better"] == "higher"
+    assert record_of(run, references, choosing()) == record and split_in_key == ["test", "validation"]
+
+
+def test_what_runs_are_chosen_by_is_added_to_what_is_there(
+    run: RunFolder, references: References, split_in_key: list[str]
+) -> None:
+    before = record_of(run, references, Request(("spread",), 50))
+    after = record_of(run, references, choosing())
+    assert "validation" not in before and after["metrics"].items() > before["metrics"].items()
+    assert split_in_key == ["test", "validation"]
+    assert record_of(run, references, Request(("spread", "memorisation"), 50))["validation"] == after["validation"]
+
+
+def test_fid_to_validation_images_is_that_of_a_recipe_of_them(run: RunFolder, references: References) -> None:
+    record = record_of(run, references, Request(("precision",), 50, validation=("fid", "precision")))
+    alone = References(references.data, Recipe("validation"), Processes(), cache=references.cache)
+    expected = record_of(run, alone, Request(("fid", "precision"), 50, recipe=Recipe("validation")))
+    for name in ("fid", "precision"):
+        key = record["validation"][name]["key"]
+        assert key.startswith(f"{name}[classifier-digits,validation,n=50")
+        assert record["metrics"][key]["value"] == expected["metrics"][key]["value"]
+
+
+def test_what_could_not_be_measured_is_replaced_when_it_can(
+    run: RunFolder, references: References, monkeypatch: pytest.MonkeyPatch, split_in_key: list[str]
+) -> None:
+    working = measures.METRICS["spread"]
+
+    def refused(subject: Subject) -> list[dict[str, Any]]:
+        raise InputError("not now")
+
+    monkeypatch.setitem(measures.METRICS, "spread", Metric(refused, "higher", of_features=False))
+    record = record_of(run, references, choosing())
+    assert record["metrics"]["spread[validation,n=50]"]["reason"] == "not now"
+    monkeypatch.setitem(measures.METRICS, "spread", working)
+    monkeypatch.setattr("harness.evaluation.finished.asked", lambda *_: {"spread": "otherwise"})
+    assert list(record_of(run, references, choosing())["metrics"]) == ["spread[test]", "spread[validation]"]
+
+
+def test_runs_are_not_chosen_by_what_has_no_better_values() -> None:
+    with pytest.raises(InputError, match="choosing by 'memorisation': neither high nor low"):
+        Request(("parzen",), 50, validation=("memorisation",))

@@ -61,7 +61,7 @@ def test_the_gradient_is_that_of_finite_differences(name: str) -> None:
         assert float(beside[0] - beside[1]) / (2 * step) == pytest.approx(float(slopes.flatten()[place]), abs=1e-6)
 
 
-@NAMES
+@pytest.mark.parametrize("name", [name for name in PENALTIES if not PENALTIES[name].of_probabilities])
 def test_it_is_zero_where_its_condition_holds_and_nowhere_else(name: str) -> None:
     wanted = 0.0 if name == "r1" else 1.0
     for slope in (0.0, 0.5, 1.0, 2.0):
@@ -69,6 +69,16 @@ def test_it_is_zero_where_its_condition_holds_and_nowhere_else(name: str) -> Non
         assert costs.shape == (2, 5)
         expected = (slope - wanted) ** 2 / (2 if name == "r1" else 1)
         torch.testing.assert_close(costs, torch.full_like(costs, expected))
+
+
+def test_the_slope_of_a_probability_is_that_of_the_score_times_d_times_1_minus_d() -> None:
+    minibatch = Minibatch()
+    points = around_data(minibatch)
+    for slope in (0.5, 4.0):
+        costs = charge(PENALTIES["dragan_of_probabilities"], linear(slope), minibatch)
+        d = linear(slope)(points).sigmoid()
+        torch.testing.assert_close(costs, (slope * d * (1 - d) - 1).square())
+        assert (costs > charge(PENALTIES["dragan"], linear(1.0), minibatch)).all()
 
 
 @NAMES

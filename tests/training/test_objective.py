@@ -139,6 +139,7 @@ def test_probabilities_are_kept_for_logits_alone(gan_of: GanOf) -> None:
         ({"discriminator": {"autoencoder": True}}, "discriminator.autoencoder is for losses of its errors"),
         ({"penalty": {"name": "r2"}}, "unknown penalty 'r2'. Did you mean 'r1'"),
         ({"loss": "began", "penalty": {"name": "r1"}}, "penalties are on the slope of scores"),
+        ({"loss": "wgan", "penalty": {"name": "dragan_of_probabilities"}}, "slope of probabilities, which loss 'wgan'"),
         ({"loss": "began", "discriminator": {"autoencoder": False}}, "do not take it away"),
         ({"penalty": {"name": "r1"}, "updates": "simultaneous"}, "penalties are for"),
     ],

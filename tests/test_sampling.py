@@ -23,6 +23,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "mlp": {"generator": {"hidden": [12, 10], "batch_norm": True}},
     "dcgan": {"generator": {"channels": 4, "weight_std": 0.2}, "discriminator": {"channels": 4}},
     "maxout-mlp": {"generator": {"hidden": [12]}, "discriminator": {"hidden": [6], "dropout": [0.2, 0.5]}},
+    "paper-conv": {
+        "generator": {"hidden": [12], "channels": 5, "weight_range": 0.5},
+        "discriminator": {"channels": [3], "kernels": 3, "padding": 1, "pools": 2, "dropout": []},
+    },
+    "infogan": {"generator": {"channels": 3, "hidden": 12, "weight_std": 0.3}, "discriminator": {"channels": 3}},
+    "residual": {"generator": {"channels": 6}, "discriminator": {"channels": 4}},
 }
 MEMBERS: tuple[dict[str, Any], ...] = (
     {"seed": 3},

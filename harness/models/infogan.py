@@ -166,5 +166,5 @@ def build(experiment: Experiment, images: ImageStatistics) -> Pair:
 FAMILY = Family(
     {"generator": GeneratorSettings, "discriminator": DiscriminatorSettings},
     build,
-    stack_sizes={"cpu": 4, "cuda": 16},
+    stack_sizes={"cpu": 2, "cuda": 16},
 )

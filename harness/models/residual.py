@@ -185,5 +185,5 @@ def build(experiment: Experiment, images: ImageStatistics) -> Pair:
 FAMILY = Family(
     {"generator": GeneratorSettings, "discriminator": DiscriminatorSettings},
     build,
-    stack_sizes={"cpu": 2, "cuda": 8},
+    stack_sizes={"cpu": 1, "cuda": 8},
 )

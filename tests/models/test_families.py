@@ -12,10 +12,11 @@ from torch import Tensor
 from harness.draws import Draws
 from harness.errors import InputError, UnknownName
 from harness.experiment import Experiment, validate
-from harness.layers import Context, Parameters
+from harness.layers import CONVOLUTION_WAYS, Context, ConvolutionWay, Parameters
 from harness.models import FAMILIES, ImageStatistics, Pair, build, family, resolved
 
 SEEDS = (0, 5, 9)
+NETS = ("hidden0", "hidden1", "output")
 SHAPE = (2, 4, 8)
 ContextOf = Callable[..., Context]
 IMAGES = ImageStatistics(SHAPE, torch.rand(SHAPE, generator=torch.Generator().manual_seed(0)))
@@ -129,6 +130,18 @@ def test_a_stack_equals_its_members_alone(name: str, context_of: ContextOf) -> N
             assert together[0][key][member].equal(tensor[0])
         torch.testing.assert_close(together[1][member], alone[1][0])
         torch.testing.assert_close(together[2][member], alone[2][0])
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("way", CONVOLUTION_WAYS)
+def test_a_replaced_member_changes_no_bit_of_the_others(name: str, way: ConvolutionWay, context_of: ContextOf) -> None:
+    def first_and_last(second: int) -> list[Tensor]:
+        seeds = (SEEDS[0], second, SEEDS[2])
+        trained, images, scores = forward(pair_of(name), seeds, context_of(seeds, convolution=way))
+        slopes = torch.autograd.grad((scores.sigmoid() * torch.arange(1.0, 7.0)).sum(), list(trained.values()))
+        return [tensor[[0, 2]] for tensor in (images, scores, *slopes)]
+
+    assert all(map(torch.equal, first_and_last(SEEDS[1]), first_and_last(77)))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -248,6 +261,45 @@ def test_defaults_are_written_out() -> None:
         "spectral_norm": None,
     }
     assert resolved(found) == found
+
+
+def test_layers_of_mlps_generator_may_differ_in_activation_and_initial_bias(context_of: ContextOf) -> None:
+    # The TFD net of the 2014 paper, smaller: ReLU, a sigmoid whose bias starts at -2, sigmoid.
+    settings = {"hidden": [7, 6], "activation": ["relu", "sigmoid"], "hidden_bias": [0.0, -2.0], "weight_range": 0.05}
+    pair = build(experiment("maxout-mlp", generator=settings | {"output_bias": "zero"}), IMAGES)
+    draws = Draws(SEEDS)
+    parameters, z = pair.generator.init(draws, "G"), draws.normal("z", 0, 6, 5)
+    assert not parameters["hidden0.bias"].any() and (parameters["hidden1.bias"] == -2).all()
+    images = pair.generator(parameters, z, context_of(SEEDS))
+    for member in range(len(SEEDS)):
+        weight, bias = ({n: parameters[f"{n}.{kind}"][member] for n in NETS} for kind in ("weight", "bias"))
+        hidden = (
+            (z[member] @ weight["hidden0"] + bias["hidden0"]).relu() @ weight["hidden1"] + bias["hidden1"]
+        ).sigmoid()
+        expected = (hidden @ weight["output"] + bias["output"]).sigmoid()
+        torch.testing.assert_close(images[member].flatten(1), expected)
+
+
+def test_one_initial_bias_stands_for_all_hidden_layers() -> None:
+    pair = build(experiment("mlp", generator={"hidden": [7, 6], "hidden_bias": 0.5}), IMAGES)
+    parameters = pair.generator.init(Draws(SEEDS), "G")
+    assert (parameters["hidden0.bias"] == 0.5).all() and (parameters["hidden1.bias"] == 0.5).all()
+    assert (parameters["output.bias"] != 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "generator", "run_id"),
+    [
+        ("mlp", {"hidden": [7, 6]}, "c0462d7bbd6e9d92"),
+        ("mlp", {"hidden": [7, 6], "hidden_bias": None}, "c0462d7bbd6e9d92"),
+        ("maxout-mlp", {}, "ac2141f65ba4d018"),
+        ("dcgan", {}, "2b3600d8bdb76533"),
+    ],
+)
+def test_settings_that_came_later_leave_run_ids_as_they_were(
+    model: str, generator: dict[str, Any], run_id: str
+) -> None:
+    assert experiment(model, generator=generator).run_id == run_id
 
 
 @pytest.mark.parametrize(

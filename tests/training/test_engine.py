@@ -59,6 +59,15 @@ STACKS: dict[str, list[dict[str, Any]]] = {
         }
         for seed in range(2)
     ],
+    "dropout and pools of images": [
+        {
+            "model": "paper-conv",
+            "generator": {"hidden": [7], "channels": 3},
+            "discriminator": {"channels": [3], "kernels": 3, "padding": 1, "pools": 3, "dropout": [0.2, 0.5, 0.5]},
+            "seed": seed,
+        }
+        for seed in range(2)
+    ],
     "three losses in turn": [{"loss": loss, "seed": i} for i, loss in enumerate(["minimax", "non_saturating"] * 2)],
 }
 

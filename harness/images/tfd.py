@@ -24,24 +24,22 @@ NO_EXPRESSION, EXPRESSIONS = -1, range(1, 8)
 def load(path: str | None, folders: Sequence[Path]) -> ImageSet:
     """TFD in one of its five folds, "tfd:0" to "tfd:4", as uint8 (n, 1, 48, 48); "tfd" is fold 0.
 
-    Train is all that the fold neither validates nor tests on: the unlabelled images, which are the same in all folds,
-    and the fold's own training images. So it has no labels; those of validation and test are the seven expressions,
-    0 to 6. Images are in the file's order. TFD_48x48.mat is looked for in each of `folders`, with `images` (n, 48, 48),
-    `folds` (n, 5) of 0 unlabelled, 1 train, 2 validation, 3 test, and `labs_ex` (n,) of 1 to 7, or -1.
+    Train is the unlabelled images, the same in all folds; the images that the fold labels for training are left out.
+    The labels of validation and test are the seven expressions, 0 to 6. Images are in the file's order. TFD_48x48.mat
+    is looked for in each of `folders`, with `images` (n, 48, 48), `folds` (n, 5) of 0 unlabelled, 1 train, 2
+    validation, 3 test, and `labs_ex` (n,) of 1 to 7, or -1.
 
     Errors: InputError for a fold that is none; DataMissing where there is no such file, or what it holds is not that.
 
     Source: J. Susskind, A. Anderson, G. Hinton, The Toronto face database, UTML TR 2010-001. The layout is the one that
-    pylearn2's loader reads, whose default is fold 0; Goodfellow et al. (2014) trained on the unlabelled images alone,
-    by their published settings.
+    pylearn2's loader reads, whose default is fold 0; the published settings of Goodfellow et al. (2014) train on its
+    set 'unlabeled'.
     """
     fold = fold_of(path)
     file = find(folders)
     images, parts, expressions = read(file, fold)
-    train, validation, test = splits = [
-        part(images, expressions, np.isin(parts, of)) for of in ((UNLABELLED, TRAIN), VALIDATION, TEST)
-    ]
-    for name, split in zip(("training", "validation", "test"), splits, strict=True):
+    train, validation, test = splits = [part(images, expressions, parts == of) for of in (UNLABELLED, VALIDATION, TEST)]
+    for name, split in zip(("unlabelled", "validation", "test"), splits, strict=True):
         if not len(split):
             raise DataMissing(f"{file}: fold {fold} has no {name} images; replace the file by the original.")
     return ImageSet(

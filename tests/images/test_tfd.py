@@ -39,13 +39,13 @@ def store(folder, **changes):
 
 
 @pytest.mark.parametrize("fold", range(5))
-def test_a_fold_trains_on_all_that_it_neither_validates_nor_tests_on(fold, tmp_path):
+def test_a_fold_trains_on_the_unlabelled_images_alone(fold, tmp_path):
     data, held = images.load(f"tfd:{fold}", [store(tmp_path)]), layout()
     says = held["folds"][:, fold]
-    for split, mask in ((data.train, says <= 1), (data.validation, says == 2), (data.test, says == 3)):
+    for split, mask in ((data.train, says == 0), (data.validation, says == 2), (data.test, says == 3)):
         np.testing.assert_array_equal(split.images[:, 0], held["images"][mask])
         assert split.images.dtype == np.uint8 and split.images.flags.c_contiguous and split.images.flags.writeable
-    assert [len(split) for split in (data.train, data.validation, data.test)] == [30, 4, 6]
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [15, 4, 6]
 
 
 def test_held_out_images_have_their_expression_and_training_images_no_label(tmp_path):
@@ -96,7 +96,8 @@ WRONG = {
     "half a fold": ({"folds": np.full((N, 5), 0.5)}, "folds holds float64"),
     "expressions of fewer": ({"labs_ex": np.ones((N - 1, 1), np.uint8)}, "labs_ex holds uint8"),
     "an expression": ({"labs_ex": np.full((N, 1), 8, np.uint8)}, "labs_ex holds uint8 .* from 1 to 7, or -1"),
-    "no test images": ({"folds": np.array([[1] * 5] * 39 + [[2] * 5], np.uint8)}, "fold 0 has no test images"),
+    "no test images": ({"folds": np.array([[0] * 5] * 39 + [[2] * 5], np.uint8)}, "fold 0 has no test images"),
+    "no unlabelled images": ({"folds": np.full((N, 5), 3, np.uint8)}, "fold 0 has no unlabelled images"),
 }
 
 

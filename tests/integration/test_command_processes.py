@@ -177,11 +177,16 @@ def test_streamed_images_train_the_same_bits(on_one: Path, on_one_streamed: Path
         assert all(np.array_equal(one[stack][name], streamed[stack][name]) for name in one[stack])
 
 
-def test_two_processes_train_conditional_pairs_as_one_does(harness: Harness, launch: Harness, tmp_path: Path) -> None:
+def test_two_processes_train_conditional_pairs_as_one_does(
+    start_ranks: Callable[..., list[Popen[str]]], harness: Harness, tmp_path: Path
+) -> None:
     grid_file = tmp_path / "conditions.toml"
     grid_file.write_text(CONDITIONS)
+    processes = start_ranks("run", grid_file, "--out", tmp_path / "two", "--images-on", "stream", *TOGETHER)
     one = parameters(trained_by(harness, grid_file, tmp_path / "one"))
-    two = parameters(trained_by(launch, grid_file, tmp_path / "two", "--images-on", "stream", *TOGETHER))
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    two = parameters(tmp_path / "two" / "conditions")
     assert one.keys() == two.keys() and len(one) == 1
     assert max(difference(one[stack], two[stack]) for stack in one) < 1e-9
 

@@ -50,19 +50,21 @@ def quickest_way(method: Tried, state: State, feed: Feed, processes: Processes) 
     """The quickest of a method's ways, by a few steps on a copy of the state; all processes take the main one's."""
     if len(method.ways) == 1:
         return method.ways[0]
-    source = feed if isinstance(feed, ResidentFeed) else _Same(feed.batch(0))
+    is_resident = isinstance(feed, ResidentFeed)
+    source = feed if is_resident else _Same(feed.batch(0))
+    # The same batch is of the same iteration: others may have more updates.
+    iterations = range(_STEPS + 1) if is_resident else [0] * (_STEPS + 1)
 
     def seconds(way: ConvolutionWay) -> float:
         tried = engine(method.by(way), copied(state), source, processes)
-        tried.step(0)
         timed = []
-        for iteration in range(1, _STEPS + 1):
+        for iteration in iterations:
             _synchronize(processes.device)
             started = time.perf_counter()
             tried.step(iteration)
             _synchronize(processes.device)
             timed.append(time.perf_counter() - started)
-        return statistics.median(timed)
+        return statistics.median(timed[1:])
 
     took = {way: seconds(way) for way in method.ways}
     found: ConvolutionWay = processes.from_main(min(took, key=took.__getitem__))

@@ -112,3 +112,20 @@ def test_samples_that_a_metric_refuses_leave_the_other_members_values(references
     assert "NaN" in second["metrics"]["parzen[test,n=40]"]["reason"]
     assert first == evaluate(samples[0], references, ("parzen",))
     assert third == evaluate(samples[2], references, ("parzen",))
+
+
+def test_class_accuracy_is_of_conditional_runs_and_stops_no_other_metric(
+    untrained_run: Run, references: References
+) -> None:
+    conditional, plain = untrained_run(conditional=True), untrained_run()
+    found = records([conditional, plain], references, Request(("class-accuracy", "parzen"), 50))
+    accuracies, reasons = (
+        {key: metric for key, metric in found[run.id]["metrics"].items() if key.startswith("class-accuracy")}
+        for run in (conditional, plain)
+    )
+    [(key, accuracy)] = accuracies.items()
+    assert "n=50" in key and 0 <= accuracy["value"] <= 0.5  # untrained, it knows no class
+    assert accuracy["error"] == "over samples, binomial"
+    [reason] = reasons.values()
+    assert reason["value"] is None and "made for a class" in reason["reason"]
+    assert all(values(found[run.id])["parzen[test,n=50,sigma=grid]"] for run in (conditional, plain))

@@ -37,6 +37,25 @@ architecture = [
     {name = "mlp", model = "mlp", generator = {hidden = [24, 16], batch_norm = true}},
 ]
 """.replace("MAXOUT", "{hidden = [12, 12], pieces = 3, weight_range = 0.1}")
+# What looks across a minibatch, or at the classes beside its images, in double precision.
+CONDITIONS = """\
+name = "conditions"
+seeds = [0, 1]
+[experiment]
+dataset = "digits"
+model = "dcgan"
+iterations = 15
+batch_size = 16
+precision = "float64"
+conditional = true
+condition = {embedding = 4, discriminator = "projection"}
+critic_schedule = {k = 3, until = 2, every = 5}
+penalty = {name = "gradient_penalty", weight = 1.0}
+latent = {size = 8}
+generator = {channels = 3, weight_std = 0.2}
+discriminator = {channels = 3, weight_std = 0.2, batch_norm = true}
+optimizer = {name = "SGD", lr = 0.02, momentum = 0.5}
+"""
 RUNS = 8
 TOGETHER = ("--placement", "data-parallel")
 
@@ -156,6 +175,20 @@ def test_streamed_images_train_the_same_bits(on_one: Path, on_one_streamed: Path
     assert one.keys() == streamed.keys() and len(one) == 4
     for stack in one:
         assert all(np.array_equal(one[stack][name], streamed[stack][name]) for name in one[stack])
+
+
+def test_two_processes_train_conditional_pairs_as_one_does(
+    start_ranks: Callable[..., list[Popen[str]]], harness: Harness, tmp_path: Path
+) -> None:
+    grid_file = tmp_path / "conditions.toml"
+    grid_file.write_text(CONDITIONS)
+    processes = start_ranks("run", grid_file, "--out", tmp_path / "two", "--images-on", "stream", *TOGETHER)
+    one = parameters(trained_by(harness, grid_file, tmp_path / "one"))
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    two = parameters(tmp_path / "two" / "conditions")
+    assert one.keys() == two.keys() and len(one) == 1
+    assert max(difference(one[stack], two[stack]) for stack in one) < 1e-9
 
 
 def test_processes_with_stacks_of_their_own_train_the_bits_of_one(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import InputError
-from harness.metrics.classes import class_coverage, class_divergence
+from harness.metrics.classes import class_accuracy, class_coverage, class_divergence
 
 Array = np.ndarray[Any, Any]
 
@@ -77,6 +77,35 @@ def test_identical_sets_are_best_in_any_order(counts: list[int], seed: int) -> N
     samples = np.random.default_rng(seed).permutation(reference)
     assert class_coverage(samples, reference).value == 1
     assert class_divergence(samples, reference).value == pytest.approx(0, abs=1e-15)
+
+
+def test_accuracy_is_the_share_of_samples_seen_as_their_class() -> None:
+    wanted = np.repeat([0, 1, 2, 0], [5, 7, 4, 4])  # the last four are seen as class 2
+    estimate = class_accuracy(logits(5, 7, 8), wanted)
+    assert estimate.value == 16 / 20
+    assert class_accuracy(logits(5, 7, 8).astype(np.float16), torch.from_numpy(wanted)) == estimate
+    assert class_accuracy(logits(5, 7), np.repeat([0, 1], [5, 7])).value == 1
+
+
+def test_the_accuracys_error_is_its_spread_over_samples() -> None:
+    random, wanted = np.random.default_rng(2), np.zeros(300, int)
+    found = [class_accuracy(logits(hits, 300 - hits), wanted) for hits in random.binomial(300, 0.8, size=400)]
+    spread = np.std([estimate.value for estimate in found])
+    assert found[0].standard_error == pytest.approx(spread, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("samples", "wanted", "message"),
+    [
+        (np.zeros((4, 3)), np.zeros(3, int), r"4 samples, but labels of shape \(3,\)"),
+        (np.zeros((4, 3)), np.zeros((4, 1), int), r"labels of shape \(4, 1\)"),
+        (np.zeros((0, 3)), np.zeros(0, int), r"samples have shape \(0, 3\)"),
+        (np.full((4, 3), math.nan), np.zeros(4, int), r"samples hold NaN"),
+    ],
+)
+def test_accuracy_refuses_bad_logits_and_labels(samples: Array, wanted: Array, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        class_accuracy(samples, wanted)
 
 
 def test_narrow_types_torch_and_read_only_arrays_are_taken() -> None:

@@ -68,6 +68,18 @@ STACKS: dict[str, list[dict[str, Any]]] = {
         }
         for seed in range(2)
     ],
+    "projections on classes": [
+        {"seed": seed, "conditional": True, "discriminator": {"hidden": [9, 8], "spectral_norm": True}}
+        for seed in range(2)
+    ],
+    "classes as planes, normalised images": [
+        {
+            "conditional": True,
+            "condition": {"discriminator": "concatenation"},
+            "preprocessing": {"name": "gcn", "norm": 8.0},
+            "generator": {"hidden": [12, 10], "output": "linear"},
+        }
+    ],
     "three losses in turn": [{"loss": loss, "seed": i} for i, loss in enumerate(["minimax", "non_saturating"] * 2)],
 }
 
@@ -166,8 +178,9 @@ def test_a_cpu_is_driven_eagerly(gan_of: Callable[..., Gan], feed_of: Callable[.
     assert engine(gan, gan.init(), feed_of(gan, 1), gan.game.processes).name == "eager"
 
 
-def test_other_optimizers_and_user_models_are_not_captured(gan_of: Callable[..., Gan]) -> None:
+def test_other_optimizers_and_schedules_of_the_inner_loop_are_not_captured(gan_of: Callable[..., Gan]) -> None:
     assert gan_of({}).capturable
+    assert not gan_of({"critic_schedule": {}}).capturable
     assert not gan_of({"optimizer": {"name": "Adagrad", "lr": 0.01}}).capturable
 
 
@@ -190,7 +203,7 @@ def test_a_cuda_graph_equals_eager_iterations(
     experiments = [resolve(**member) for member in STACKS[name]]
     gan = Gan.of(experiments, digits_statistics, training_images=len(digits.train), processes=on_gpu)
     order = Order(gan.draws, size=len(digits.train), batch_size=gan.game.batch_size, inner_loop=gan.game.inner_loop)
-    feed = TrainingImages(digits.train, on_gpu).feed(order, first=0, steps=200)
+    feed = TrainingImages.of(experiments[0], digits.train, on_gpu).feed(order, first=0, steps=200)
     assert isinstance(feed, ResidentFeed) and on_gpu.device.type == "cuda"
     state = gan.init()
     captured = Captured(gan, state, feed, record=cuda_graph)

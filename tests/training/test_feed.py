@@ -122,6 +122,22 @@ def test_a_streamed_feed_gives_the_bits_of_the_resident_one(
         assert one.equal(other)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_labels_are_those_of_the_images_beside_them_however_fed(rank: int) -> None:
+    numbers, classes = np.arange(24.0, dtype=np.float32).reshape(24, 1, 1, 1), np.arange(24) % 5
+    images, split = order(size=24, batch_size=6, batches=2), Split(numbers, classes)
+    feeds = [
+        TrainingImages(split, process(), placement=placement, labelled=True).feed(images, first=0, steps=9)
+        for placement in ("device", "stream")
+    ]
+    feeds.append(ResidentFeed(torch.from_numpy(numbers), images, process(rank, 2), torch.from_numpy(classes)))
+    for one in feeds:
+        batch = one.batch(0)
+        assert batch.labels is not None and batch.labels.equal(batch.images[..., 0, 0, 0].long() % 5)
+        for part in batch.minibatches(2):
+            assert part.labels is not None and part.labels.equal(part.images[..., 0, 0, 0].long() % 5)
+
+
 def test_a_step_holds_the_images_that_its_order_names() -> None:
     images = TrainingImages(Split(PIXELS), Processes()).feed(order(), first=0, steps=5)
     expected = unit(PIXELS)[order().indices(4).flatten(1).numpy()]

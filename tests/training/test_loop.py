@@ -42,6 +42,17 @@ METHODS: dict[str, dict[str, Any]] = {
         "instance_noise": {"std": 0.1, "until": 50},
     },
     "BEGAN": {"loss": "began", "balance": {"rate": 0.1}},
+    "projection on classes, critic's schedule": {
+        "conditional": True,
+        "critic_schedule": {"k": 3, "until": 10, "every": 9},
+        "discriminator": HARD["discriminator"] | {"spectral_norm": True},
+    },
+    "classes as planes, normalised images": {
+        "conditional": True,
+        "condition": {"discriminator": "concatenation"},
+        "preprocessing": {"name": "gcn", "norm": 8.0},
+        "generator": {"hidden": [12, 10], "output": "linear"},
+    },
     "AdamW": {"optimizer": {"name": "AdamW", "lr": 1e-3, "weight_decay": 0.1}},
     "NAdam": {"optimizer": {"name": "NAdam", "lr": 1e-3}},
 }

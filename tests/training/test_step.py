@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,29 @@ def test_samples_begin_alike_and_come_in_parts(gan_of: Callable[..., Gan]) -> No
     torch.testing.assert_close(gan.sample(state, 10), many[:, :10])
     torch.testing.assert_close(gan.sample(state, 20, first=10), many[:, 10:])
     assert not gan.sample(state, 30, purpose="other").allclose(many)
+
+
+def test_labels_of_samples_follow_the_shares_of_the_classes(gan_of: Callable[..., Gan]) -> None:
+    n, shares = 20_000, torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0], dtype=torch.float64)
+    gan = replace(gan_of({"conditional": True}, {"conditional": True, "seed": 1}), class_shares=shares)
+    labels = gan.labels(gan.init(), n)
+    assert labels is not None and labels.shape == (2, n)
+    found = torch.stack([own.bincount(minlength=6) / n for own in labels])
+    assert ((found - shares).abs() <= 4 * (shares * (1 - shares) / n).sqrt()).all()
+    assert not labels[0].equal(labels[1])
+
+
+def test_labelled_samples_come_in_parts(gan_of: Callable[..., Gan]) -> None:
+    gan = gan_of({"conditional": True}, {"conditional": True, "seed": 1})
+    state = gan.init()
+    many, labels = gan.sample(state, 30), gan.labels(state, 30)
+    later = gan.labels(state, 20, first=10)
+    assert labels is not None and later is not None and later.equal(labels[:, 10:])
+    torch.testing.assert_close(gan.sample(state, 20, first=10), many[:, 10:])
+    torch.testing.assert_close(gan.images_at(state, gan.latents(30), labels), many)
+    assert not gan.images_at(state, gan.latents(30), (labels + 1) % 10).allclose(many)
+    unconditional = gan_of({})
+    assert unconditional.labels(unconditional.init(), 30) is None
 
 
 def test_samples_come_from_the_averaged_generator_where_there_is_one(

@@ -64,6 +64,16 @@ def test_the_quickest_way_is_taken_and_the_state_kept(quickest: ConvolutionWay) 
     assert state["part"]["count"] == 0
 
 
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_ways_are_tried_whatever_the_updates_of_the_first_iterations(
+    placement: str, gan_of: Callable[..., Gan], feed_of: Callable[..., Feed]
+) -> None:
+    scheduled = DCGAN | {"conditional": True, "critic_schedule": {"k": 3, "until": 1, "every": 9}}
+    gan = gan_of(scheduled, scheduled | {"seed": 1})
+    feed = feed_of(gan, 2, placement=placement)  # which ends before as many steps as are timed
+    assert quickest_way(gan, gan.init(), feed, gan.game.processes) in CONVOLUTION_WAYS
+
+
 def test_only_stacks_of_convolutions_have_a_choice(gan_of: Callable[..., Gan]) -> None:
     assert gan_of(DCGAN, DCGAN | {"seed": 1}).ways == CONVOLUTION_WAYS
     assert gan_of(DCGAN).ways == gan_of({}, {"seed": 1}).ways == ("grouped",)

@@ -35,8 +35,8 @@ demo: .venv/installed  ## Train the demo grid, evaluate it, print its table, dra
 	@echo "Table:   .venv/bin/harness table $(DEMO)"
 	@echo "Figures: $(DEMO)/plots/"
 
-test: .venv/installed-dev  ## Run every test
-	$(BIN)/python -m pytest
+test: .venv/installed-dev  ## Run every test, a process on each core; their threads sleep while they wait
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile
 
 lint: .venv/installed-dev  ## Style and types
 	$(BIN)/ruff format --check .

@@ -54,7 +54,7 @@ def test_every_experiment_of_a_shipped_grid_can_be_built(name: str) -> None:
     # Of a long search some draws: what they may be is the same for all.
     grid = load_grid(name)
     runs = planned(name, *(["search.draws=4"] if grid.file.search else [])).runs
-    assert len(runs) >= 5 and len({run.id for run in runs}) == len(runs)
+    assert len(runs) >= 2 and len({run.id for run in runs}) == len(runs)
     assert grid.name == name and set(grid.evaluation.metrics) <= METRICS.keys()
 
 

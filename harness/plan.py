@@ -113,6 +113,7 @@ def resolved(experiment: Experiment, data: ImageSet) -> Experiment:
     if experiment.batch_size > len(data.train):
         raise InputError(f"batch_size = {experiment.batch_size} is more than the {len(data.train)} training images.")
     experiment = models.resolved(experiment, autoencoder=loss(experiment.loss).score == "reconstruction_error")
+    experiment = _preprocessing_resolved(experiment, data)
     shared = without_absent(experiment.optimizer.model_dump())
     update: dict[str, Any] = {"data_hash": data.content_hash, "optimizer": type(experiment.optimizer)()}
     for role in ("generator", "discriminator"):
@@ -124,18 +125,6 @@ def resolved(experiment: Experiment, data: ImageSet) -> Experiment:
         settings = type(experiment.optimizer).model_validate_json(json.dumps(inherited | own))
         update[role] = network.model_copy(
             update={"optimizer": optimizers.resolved(settings, where=f"optimizer of the {role}")}
-        )
-    if experiment.preprocessing is not None:
-        update["preprocessing"] = units.resolved(experiment.preprocessing, data)
-        if experiment.generator.model.get("output", "linear") != "linear":
-            raise InputError(
-                f'preprocessing "{experiment.preprocessing.name}" has no bounds, the generator\'s output '
-                f'"{experiment.generator.model["output"]}" has: take generator = {{output = "linear"}}, with a model '
-                "that has it (mlp, say)."
-            )
-    elif experiment.generator.model.get("output") == "linear":
-        raise InputError(
-            'generator.output = "linear" leaves [0, 1]; add a preprocessing without bounds, or take "sigmoid".'
         )
     experiment = experiment.model_copy(update=update)
     models.build(experiment, ImageStatistics(data.shape, torch.zeros(data.shape)))  # refuses what cannot be built
@@ -190,6 +179,29 @@ def _conditions_resolved(experiment: Experiment, data: ImageSet) -> Experiment:
         raise InputError(f"model {experiment.model!r} is your own and takes no classes; leave conditional out.")
     condition = experiment.condition or ConditionSettings()
     return experiment.model_copy(update={"condition": condition, "classes": data.classes})
+
+
+def _preprocessing_resolved(experiment: Experiment, data: ImageSet) -> Experiment:
+    """The experiment with the constants of its preprocessing written in; its generator's output suits that."""
+    output = experiment.generator.model.get("output")
+    if experiment.preprocessing is None:
+        if output == "linear":
+            raise InputError(
+                'generator.output = "linear" leaves [0, 1]; add a preprocessing without bounds, or take "sigmoid".'
+            )
+        return experiment
+    name = experiment.preprocessing.name
+    if loss(experiment.loss).score == "reconstruction_error":
+        raise InputError(
+            f"loss {experiment.loss!r} has a discriminator that gives pixels in [0, 1], and preprocessing "
+            f'"{name}" other numbers; leave it out.'
+        )
+    if output not in ("linear", None):
+        raise InputError(
+            f'preprocessing "{name}" has no bounds, the generator\'s output "{output}" has: take '
+            'generator = {output = "linear"}.'
+        )
+    return experiment.model_copy(update={"preprocessing": units.resolved(experiment.preprocessing, data)})
 
 
 def stacks(runs: Sequence[PlannedRun], size: int | StackSize) -> list[Stack]:

@@ -93,7 +93,10 @@ def _provenance(trained: Trained, stack: Stack, position: int, data: ImageSet, p
         "discriminator_updates": discriminator_updates,
         "generator_updates": iterations,
         "images": discriminator_updates * experiment.batch_size,
-        "flops": trained.flops_per_step * processes.count * iterations // len(stack.members),
+        # Counted at the first iteration, which is like all others unless a schedule makes it longer.
+        "flops": None
+        if experiment.critic_schedule
+        else trained.flops_per_step * processes.count * iterations // len(stack.members),
         "image_shape": list(data.shape),
         "affine": None if affine is None else {"offset": list(affine.offset), "scale": list(affine.scale)},
         "jpeg": data.jpeg,

@@ -95,6 +95,8 @@ def test_training_images_as_an_experiment_wants_them(digits: ImageSet, resolve: 
         ("ring-8", {"preprocessing": GCN}, "for images"),
         ("ring-8", {"preprocessing": {"name": "original_units", "norm": 2.0}}, 'belongs to the name "gcn"'),
         ("digits", {"preprocessing": GCN}, 'output = "linear"'),
+        ("digits", {"preprocessing": GCN, "generator": LINEAR, "loss": "began"}, "gives pixels in"),
+        ("digits", {"generator": LINEAR}, "add a preprocessing without bounds"),
     ],
 )
 def test_what_does_not_fit_is_refused(dataset: str, settings: dict[str, object], message: str) -> None:

@@ -190,7 +190,7 @@ def _preprocessing_resolved(experiment: Experiment, data: ImageSet) -> Experimen
                 'generator.output = "linear" leaves [0, 1]; add a preprocessing without bounds, or take "sigmoid".'
             )
         return experiment
-    name = experiment.preprocessing.name
+    name, preprocessing = experiment.preprocessing.name, units.resolved(experiment.preprocessing, data)
     if loss(experiment.loss).score == "reconstruction_error":
         raise InputError(
             f"loss {experiment.loss!r} has a discriminator that gives pixels in [0, 1], and preprocessing "
@@ -201,7 +201,7 @@ def _preprocessing_resolved(experiment: Experiment, data: ImageSet) -> Experimen
             f'preprocessing "{name}" has no bounds, the generator\'s output "{output}" has: take '
             'generator = {output = "linear"}.'
         )
-    return experiment.model_copy(update={"preprocessing": units.resolved(experiment.preprocessing, data)})
+    return experiment.model_copy(update={"preprocessing": preprocessing})
 
 
 def stacks(runs: Sequence[PlannedRun], size: int | StackSize) -> list[Stack]:

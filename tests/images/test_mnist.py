@@ -114,7 +114,11 @@ def test_a_truncated_file_is_named_and_nothing_is_overwritten(copy, offline):
     assert file.stat().st_size == 1000
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", PACKED[:-6], PACKED[:10] + b"\xff" * 40])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no gzip", PACKED[:-6], PACKED[:10] + b"\xff" * 40],
+    ids=["empty", "no gzip", "truncated", "overwritten"],
+)
 def test_a_damaged_packed_file_is_named_before_anything_is_downloaded(tmp_path, content):
     file = damage(tmp_path, f"{LABELS}.gz", content)
     with pytest.raises(DataMissing, match=rf"{LABELS}\.gz .*; delete it or replace it"):

@@ -11,7 +11,13 @@ Harness = Callable[..., CompletedProcess[str]]
 
 
 def test_samples_made_for_a_class_are_seen_as_that_class(command: Harness, tmp_path: Path) -> None:
-    of_grid = ['axes."condition.discriminator"=["projection"]', "seeds=[0]", "dataset=digits", "iterations=2000"]
+    of_grid = [
+        'axes."condition.discriminator"=["projection"]',
+        "seeds=[0]",
+        "dataset=digits",
+        "iterations=2000",
+        "penalty.weight=10",
+    ]
     settings = [*of_grid, "generator.hidden=[128, 128]", "discriminator.hidden=[128, 128]"]
     overrides = [word for setting in settings for word in ("--set", setting)]
     assert command("run", "conditional-mnist", "--out", tmp_path, "--threads", 1, *overrides).returncode == 0

@@ -387,7 +387,7 @@ def test_a_bad_grid_is_refused_with_file_key_and_way_out(wrong: str, load: Load,
     ("name", "message"),
     [
         ("dmeo", "unknown grid 'dmeo'. Did you mean 'demo'"),
-        ("nowhere/demo", "no grid file at nowhere/demo; check the path, or name a shipped grid: demo"),
+        ("nowhere/demo", "no grid file at nowhere/demo; check the path, or name a shipped grid: "),
         ("demo.tom", "unknown grid 'demo.tom'"),
         ("absent.toml", "no grid file at absent.toml"),
     ],

@@ -143,7 +143,7 @@ def test_a_metric_without_its_extractor_leaves_the_others(command: Harness, tmp_
     result = command("evaluate", *arguments, "--format", "json")
     assert result.returncode == 0
     metrics = json.loads(result.stdout)["metrics"]
-    assert "harness extractor fit" in metrics["fid[test,n=30]"]["reason"]
+    assert "no labels to fit one to" in metrics["fid[test,n=30]"]["reason"]
     assert metrics["memorisation[pixels,test,n=30]"]["value"] == 0.5
 
 

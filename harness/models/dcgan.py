@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from harness.errors import InputError
-from harness.experiment import Added, Experiment, Positive, Removed, Settings, validate
+from harness.experiment import Added, Positive, Removed, Settings
 from harness.layers import (
     BatchNorm,
     Convolution,
@@ -27,12 +27,11 @@ from harness.layers import (
     unflatten,
 )
 from harness.models.family import (
-    Family,
     ImageStatistics,
     OutputName,
-    Pair,
     ReconstructionError,
     StackedNetwork,
+    family_of,
     output,
 )
 
@@ -144,22 +143,9 @@ def _normalised(name: str, channels: int, function: str) -> list[Layer]:
     return [BatchNorm(name, channels), activation(function)]
 
 
-def build(experiment: Experiment, images: ImageStatistics) -> Pair:
-    """The pair of a resolved experiment.
-
-    Errors: InputError where the images do not suit.
-    """
-    of_generator = validate(GeneratorSettings, experiment.generator.model, where="generator")
-    of_discriminator = validate(DiscriminatorSettings, experiment.discriminator.model, where="discriminator")
-    return Pair(
-        generator(of_generator, latent=experiment.latent.size, images=images),
-        discriminator(of_discriminator, images=images),
-        convolutional=True,
-    )
-
-
-FAMILY = Family(
-    {"generator": GeneratorSettings, "discriminator": DiscriminatorSettings},
-    build,
+FAMILY = family_of(
+    (GeneratorSettings, generator),
+    (DiscriminatorSettings, discriminator),
     stack_sizes={"cpu": 4, "cuda": 16},
+    convolutional=True,
 )

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from harness.draws import Draws
-from harness.experiment import Experiment, Settings
+from harness.experiment import Experiment, Settings, validate
 from harness.layers import Context, Function, Parameters, activation
 
 OutputName = Literal["sigmoid", "tanh", "linear"]
@@ -95,3 +95,29 @@ class Family:
     def stack_size(self, device: str) -> int:
         """How many members suit a stack on a type of device."""
         return self.stack_sizes.get(device, self.stack_sizes["cpu"])
+
+
+def family_of(
+    generator: tuple[type[Settings], Callable[..., StackedNetwork]],
+    discriminator: tuple[type[Settings], Callable[..., StackedNetwork]],
+    *,
+    stack_sizes: Mapping[str, int],
+    convolutional: bool = False,
+) -> Family:
+    """The family of two networks: each player's settings class, and what builds it from settings and images.
+
+    The generator's takes `latent`, the size of its latents, too. Building raises InputError where images do not suit.
+    """
+    settings = {"generator": generator[0], "discriminator": discriminator[0]}
+
+    def build(experiment: Experiment, images: ImageStatistics) -> Pair:
+        of_generator, of_discriminator = (
+            validate(kind, getattr(experiment, role).model, where=role) for role, kind in settings.items()
+        )
+        return Pair(
+            generator[1](of_generator, latent=experiment.latent.size, images=images),
+            discriminator[1](of_discriminator, images=images),
+            convolutional=convolutional,
+        )
+
+    return Family(settings, build, stack_sizes=stack_sizes)

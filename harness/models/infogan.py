@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from harness.errors import InputError
-from harness.experiment import Added, Experiment, Positive, Settings, validate
+from harness.experiment import Added, Positive, Settings
 from harness.layers import (
     BatchNorm,
     Convolution,
@@ -29,12 +29,11 @@ from harness.layers import (
     unflatten,
 )
 from harness.models.family import (
-    Family,
     ImageStatistics,
     OutputName,
-    Pair,
     ReconstructionError,
     StackedNetwork,
+    family_of,
     output,
 )
 from harness.models.mlp import Width
@@ -149,22 +148,9 @@ def _finished(settings: NetworkSettings, layer: Linear | Convolution, function: 
     return [replace(layer, bias=False), norm, activation(function)]
 
 
-def build(experiment: Experiment, images: ImageStatistics) -> Pair:
-    """The pair of a resolved experiment.
-
-    Errors: InputError where the images do not suit.
-    """
-    of_generator = validate(GeneratorSettings, experiment.generator.model, where="generator")
-    of_discriminator = validate(DiscriminatorSettings, experiment.discriminator.model, where="discriminator")
-    return Pair(
-        generator(of_generator, latent=experiment.latent.size, images=images),
-        discriminator(of_discriminator, images=images),
-        convolutional=True,
-    )
-
-
-FAMILY = Family(
-    {"generator": GeneratorSettings, "discriminator": DiscriminatorSettings},
-    build,
+FAMILY = family_of(
+    (GeneratorSettings, generator),
+    (DiscriminatorSettings, discriminator),
     stack_sizes={"cpu": 2, "cuda": 16},
+    convolutional=True,
 )

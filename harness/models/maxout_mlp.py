@@ -10,10 +10,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from harness.experiment import Added, Experiment, Fraction, Positive, Settings, validate
+from harness.experiment import Added, Fraction, Positive, Settings
 from harness.layers import Layer, Linear, Maxout, Network, flatten, scalar, spectrally_normalised
 from harness.models import mlp
-from harness.models.family import Family, ImageStatistics, Pair
+from harness.models.family import ImageStatistics, family_of
 
 
 class GeneratorSettings(mlp.GeneratorSettings):
@@ -53,18 +53,8 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
     return Network(tuple(spectrally_normalised(layers) if settings.spectral_norm else layers))
 
 
-def build(experiment: Experiment, images: ImageStatistics) -> Pair:
-    """The pair of a resolved experiment."""
-    of_generator = validate(GeneratorSettings, experiment.generator.model, where="generator")
-    of_discriminator = validate(DiscriminatorSettings, experiment.discriminator.model, where="discriminator")
-    return Pair(
-        mlp.generator(of_generator, latent=experiment.latent.size, images=images),
-        discriminator(of_discriminator, images=images),
-    )
-
-
-FAMILY = Family(
-    {"generator": GeneratorSettings, "discriminator": DiscriminatorSettings},
-    build,
+FAMILY = family_of(
+    (GeneratorSettings, mlp.generator),
+    (DiscriminatorSettings, discriminator),
     stack_sizes={"cpu": 12, "cuda": 64},
 )

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from harness.errors import InputError
-from harness.experiment import Added, Experiment, Fraction, Positive, Settings, validate
+from harness.experiment import Added, Fraction, Positive, Settings
 from harness.layers import (
     BatchNorm,
     Dropout,
@@ -26,12 +26,11 @@ from harness.layers import (
     unflatten,
 )
 from harness.models.family import (
-    Family,
     ImageStatistics,
     OutputName,
-    Pair,
     ReconstructionError,
     StackedNetwork,
+    family_of,
     output,
 )
 
@@ -176,18 +175,8 @@ def marginal_bias(mean: Tensor) -> Tensor:
     return torch.logit(mean.flatten().double(), eps=1e-7).to(mean.dtype)
 
 
-def build(experiment: Experiment, images: ImageStatistics) -> Pair:
-    """The pair of a resolved experiment."""
-    of_generator = validate(GeneratorSettings, experiment.generator.model, where="generator")
-    of_discriminator = validate(DiscriminatorSettings, experiment.discriminator.model, where="discriminator")
-    return Pair(
-        generator(of_generator, latent=experiment.latent.size, images=images),
-        discriminator(of_discriminator, images=images),
-    )
-
-
-FAMILY = Family(
-    {"generator": GeneratorSettings, "discriminator": DiscriminatorSettings},
-    build,
+FAMILY = family_of(
+    (GeneratorSettings, generator),
+    (DiscriminatorSettings, discriminator),
     stack_sizes={"cpu": 12, "cuda": 64},
 )

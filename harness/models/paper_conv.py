@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from harness.errors import InputError
-from harness.experiment import Added, Experiment, Fraction, Positive, Settings, validate
+from harness.experiment import Added, Fraction, Positive, Settings
 from harness.layers import (
     Layer,
     Linear,
@@ -31,7 +31,7 @@ from harness.layers import (
     spectrally_normalised,
     unflatten,
 )
-from harness.models.family import Family, ImageStatistics, OutputName, Pair, output
+from harness.models.family import ImageStatistics, OutputName, family_of, output
 from harness.models.mlp import Width, at_layer, per_layer, with_dropout
 
 Padding = Annotated[int, Field(ge=0)]
@@ -187,22 +187,9 @@ def pooled_sides(settings: DiscriminatorSettings, images: ImageStatistics) -> li
     return found
 
 
-def build(experiment: Experiment, images: ImageStatistics) -> Pair:
-    """The pair of a resolved experiment.
-
-    Errors: InputError where the images do not suit.
-    """
-    of_generator = validate(GeneratorSettings, experiment.generator.model, where="generator")
-    of_discriminator = validate(DiscriminatorSettings, experiment.discriminator.model, where="discriminator")
-    return Pair(
-        generator(of_generator, latent=experiment.latent.size, images=images),
-        discriminator(of_discriminator, images=images),
-        convolutional=True,
-    )
-
-
-FAMILY = Family(
-    {"generator": GeneratorSettings, "discriminator": DiscriminatorSettings},
-    build,
+FAMILY = family_of(
+    (GeneratorSettings, generator),
+    (DiscriminatorSettings, discriminator),
     stack_sizes={"cpu": 1, "cuda": 8},
+    convolutional=True,
 )

@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import Field
 
 from harness.errors import InputError
-from harness.experiment import Added, Experiment, Settings, validate
+from harness.experiment import Added, Settings
 from harness.layers import (
     BatchNorm,
     Convolution,
@@ -31,7 +31,7 @@ from harness.layers import (
     unflatten,
     upsample,
 )
-from harness.models.family import Family, ImageStatistics, OutputName, Pair, output
+from harness.models.family import ImageStatistics, OutputName, family_of, output
 from harness.models.mlp import Width
 
 _EPS = 2e-5
@@ -168,22 +168,9 @@ def _glorot(fan_in: int, fan_out: int) -> float:
     return math.sqrt(6 / (fan_in + fan_out))
 
 
-def build(experiment: Experiment, images: ImageStatistics) -> Pair:
-    """The pair of a resolved experiment.
-
-    Errors: InputError where the images do not suit.
-    """
-    of_generator = validate(GeneratorSettings, experiment.generator.model, where="generator")
-    of_discriminator = validate(DiscriminatorSettings, experiment.discriminator.model, where="discriminator")
-    return Pair(
-        generator(of_generator, latent=experiment.latent.size, images=images),
-        discriminator(of_discriminator, images=images),
-        convolutional=True,
-    )
-
-
-FAMILY = Family(
-    {"generator": GeneratorSettings, "discriminator": DiscriminatorSettings},
-    build,
+FAMILY = family_of(
+    (GeneratorSettings, generator),
+    (DiscriminatorSettings, discriminator),
     stack_sizes={"cpu": 1, "cuda": 8},
+    convolutional=True,
 )

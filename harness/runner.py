@@ -143,15 +143,21 @@ def _ending_together(tally: Tally, processes: Processes, stop: Callable[[], bool
     try:
         yield
     except BaseException:
-        tally.add("ended", 1)
-        deadline = time.monotonic() + (_PATIENCE_SECONDS if processes.is_main else 0)
-        while time.monotonic() < deadline and tally.add("ended", 0) < processes.count:
-            time.sleep(_LOOK_SECONDS)
+        _leave("ended", tally, processes)
         raise
     tally.add("ended", 1)
     while tally.add("ended", 0) < processes.count and not tally.is_lost:
         if stop():
             raise Preempted("stopped while other processes still train; run the same command to go on.")
+        time.sleep(_LOOK_SECONDS)
+    _leave("seen", tally, processes)
+
+
+def _leave(name: str, tally: Tally, processes: Processes) -> None:
+    """Count this process under a name; the main one waits some seconds until all are counted, and so goes last."""
+    tally.add(name, 1)
+    deadline = time.monotonic() + (_PATIENCE_SECONDS if processes.is_main else 0)
+    while time.monotonic() < deadline and tally.add(name, 0) < processes.count:
         time.sleep(_LOOK_SECONDS)
 
 

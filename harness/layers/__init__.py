@@ -5,7 +5,7 @@ so that state flows through arguments: `layer.init(draws)` gives them, `layer(pa
 """
 
 from harness.layers.activation import ACTIVATIONS, Function, activation, flatten, scalar, unflatten
-from harness.layers.convolution import Convolution, MaxoutConvolution, PixelBias, TransposedConvolution
+from harness.layers.convolution import HALVING, Convolution, MaxoutConvolution, PixelBias, TransposedConvolution
 from harness.layers.dropout import Dropout
 from harness.layers.labels import Concatenation, Embedding, Projection
 from harness.layers.linear import Linear, Maxout
@@ -26,6 +26,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Function",
+    "HALVING",
     "Layer",
     "Linear",
     "Maxout",

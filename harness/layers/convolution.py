@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from harness.layers.network import Context, ConvolutionWay, Parameters
 
 Plain = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
 """A plain convolution of (n, c, h, w) by input, weight, bias and number of groups."""
+
+HALVING: dict[str, Any] = {"kernel": 4, "stride": 2, "padding": 1}
+"""What halves both sides of an image, or doubles them when transposed."""
 
 
 @dataclass(frozen=True)

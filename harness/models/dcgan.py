@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from harness.errors import InputError
 from harness.experiment import Added, Positive, Removed, Settings
 from harness.layers import (
+    HALVING,
     BatchNorm,
     Convolution,
     Layer,
@@ -34,8 +35,6 @@ from harness.models.family import (
     family_of,
     output,
 )
-
-_HALVING: dict[str, Any] = {"kernel": 4, "stride": 2, "padding": 1}
 
 
 class NetworkSettings(Settings):
@@ -83,9 +82,9 @@ def generator(settings: GeneratorSettings, *, latent: int, images: ImageStatisti
         *_normalised("norm0", widths[0], "relu"),
     ]
     for number, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=1):
-        layers.append(TransposedConvolution(f"up{number}", inputs, outputs, weight_std=std, bias=False, **_HALVING))
+        layers.append(TransposedConvolution(f"up{number}", inputs, outputs, weight_std=std, bias=False, **HALVING))
         layers += _normalised(f"norm{number}", outputs, "relu")
-    layers.append(TransposedConvolution("output", widths[-1], channels, weight_std=std, **_HALVING))
+    layers.append(TransposedConvolution("output", widths[-1], channels, weight_std=std, **HALVING))
     return Network((*layers, output(settings.output)))
 
 
@@ -99,16 +98,16 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
     widths = [settings.channels * 2**stage for stage in range(stages)]
     std = settings.weight_std
     layers: list[Layer] = [activation("signed")] if settings.signed_input else []
-    layers += [Convolution("down0", channels, widths[0], weight_std=std, **_HALVING), activation("leaky_relu")]
+    layers += [Convolution("down0", channels, widths[0], weight_std=std, **HALVING), activation("leaky_relu")]
     for number, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=1):
         plain = settings.batch_norm is False
-        layers.append(Convolution(f"down{number}", inputs, outputs, weight_std=std, bias=plain, **_HALVING))
+        layers.append(Convolution(f"down{number}", inputs, outputs, weight_std=std, bias=plain, **HALVING))
         layers += [activation("leaky_relu")] if plain else _normalised(f"norm{number}", outputs, "leaky_relu")
     if settings.autoencoder:
         for number, (inputs, outputs) in enumerate(itertools.pairwise(reversed(widths))):
-            layers.append(TransposedConvolution(f"up{number}", inputs, outputs, weight_std=std, **_HALVING))
+            layers.append(TransposedConvolution(f"up{number}", inputs, outputs, weight_std=std, **HALVING))
             layers.append(activation("leaky_relu"))
-        layers.append(TransposedConvolution("output", widths[0], channels, weight_std=std, **_HALVING))
+        layers.append(TransposedConvolution("output", widths[0], channels, weight_std=std, **HALVING))
         layers.append(activation("sigmoid"))
     else:
         features = widths[-1] * (shape[0] >> stages) * (shape[1] >> stages)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from harness.errors import InputError
 from harness.experiment import Added, Positive, Settings
 from harness.layers import (
+    HALVING,
     BatchNorm,
     Convolution,
     Layer,
@@ -37,8 +38,6 @@ from harness.models.family import (
     output,
 )
 from harness.models.mlp import Width
-
-_HALVING: dict[str, Any] = {"kernel": 4, "stride": 2, "padding": 1}
 
 
 class NetworkSettings(Settings):
@@ -80,8 +79,8 @@ def generator(settings: GeneratorSettings, *, latent: int, images: ImageStatisti
         *_finished(settings, Linear("hidden", latent, settings.hidden, weight_std=std), function),
         *_finished(settings, Linear("features", settings.hidden, math.prod(smallest), weight_std=std), function),
         unflatten(smallest),
-        *_finished(settings, TransposedConvolution("up", 2 * narrow, narrow, weight_std=std, **_HALVING), function),
-        TransposedConvolution("output", narrow, images.shape[0], weight_std=std, **_HALVING),
+        *_finished(settings, TransposedConvolution("up", 2 * narrow, narrow, weight_std=std, **HALVING), function),
+        TransposedConvolution("output", narrow, images.shape[0], weight_std=std, **HALVING),
         output(settings.output),
     ]
     return Network(tuple(layers))
@@ -96,9 +95,9 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
     narrow, std = settings.channels, settings.weight_std
     smallest = _smallest(narrow, images)
     features = math.prod(smallest)
-    second = Convolution("down1", narrow, 2 * narrow, weight_std=std, **_HALVING)
+    second = Convolution("down1", narrow, 2 * narrow, weight_std=std, **HALVING)
     layers: list[Layer] = [
-        Convolution("down0", images.shape[0], narrow, weight_std=std, **_HALVING),
+        Convolution("down0", images.shape[0], narrow, weight_std=std, **HALVING),
         activation("leaky_relu"),
     ]
     if settings.autoencoder:
@@ -109,9 +108,9 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
             *_finished(settings, Linear("features", settings.code, features, weight_std=std), "leaky_relu"),
             unflatten(smallest),
             *_finished(
-                settings, TransposedConvolution("up", 2 * narrow, narrow, weight_std=std, **_HALVING), "leaky_relu"
+                settings, TransposedConvolution("up", 2 * narrow, narrow, weight_std=std, **HALVING), "leaky_relu"
             ),
-            TransposedConvolution("output", narrow, images.shape[0], weight_std=std, **_HALVING),
+            TransposedConvolution("output", narrow, images.shape[0], weight_std=std, **HALVING),
             activation("sigmoid"),
         ]
     else:

@@ -62,6 +62,8 @@ class OptimizerSettings(Settings):
     lr_decay: Annotated[float, Field(ge=1)] | None = None
     """The learning rate is divided by this after every update."""
     min_lr: Annotated[float, Field(ge=0)] | None = None
+    lr_zero_at: Annotated[int, Field(ge=1)] | None = None
+    """The update at which the learning rate, falling linearly, is zero."""
     momentum_ramp: MomentumRamp | None = None
 
     @property
@@ -82,6 +84,17 @@ class NetworkSettings(Settings):
     @property
     def model(self) -> dict[str, Any]:
         """The settings that belong to the model family."""
+        return dict(self.model_extra or {})
+
+
+class BaselineSettings(Settings):
+    """What a baseline may be told; which keys, each method says."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The settings that belong to the method."""
         return dict(self.model_extra or {})
 
 
@@ -157,10 +170,11 @@ class Experiment(Settings):
     """sha256 of the data's content; filled in by the plan."""
     method: str = "gan"
     model: str
+    """Of a baseline its own name, which may be left out."""
     model_hash: str | None = None
     """sha256 of a user's source file; filled in by the plan."""
     iterations: Annotated[int, Field(ge=1)]
-    """Generator updates."""
+    """Generator updates; of a baseline all updates, over its phases."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Images in a minibatch, over all processes."""
     k: Annotated[int, Field(ge=1)] = 1
@@ -191,8 +205,17 @@ class Experiment(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     ema: Fraction | None = None
     """Decay of the generator's exponential moving average; absent: none is kept."""
+    baseline: BaselineSettings | None = None
+    """The settings of a method other than "gan"."""
     precision: Precision = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _baseline_is_its_own_model(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("method", "gan") != "gan":
+            return {"model": data["method"], **data}
+        return data
 
     def canonical(self) -> dict[str, Any]:
         """The settings as plain data without absent values; two experiments are one exactly if these are equal."""

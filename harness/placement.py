@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from harness import models
 from harness.experiment import Experiment
+from harness.methods import method
 
 PlacementName = Literal["auto", "packed", "one-per-process", "data-parallel"]
 
@@ -25,12 +25,12 @@ class Placement:
 def placement(name: PlacementName, *, stack_size: int | None, device: str, processes: int, divides: bool) -> Placement:
     """How a grid is placed on `processes` processes with a device of a type ("cpu", "cuda") each.
 
-    `stack_size` is the grid's own; without it each model family has its own for the device. `divides` says whether
+    `stack_size` is the grid's own; without it each method and model has its own for the device. `divides` says whether
     every batch can be divided by the processes.
     """
 
     def size(experiment: Experiment) -> int:
-        return stack_size or models.family(experiment.model).stack_size(device)
+        return stack_size or method(experiment.method).stack_size(experiment, device)
 
     if name == "one-per-process":
         return Placement(lambda experiment: 1, lambda stacks: processes == 1)

@@ -266,7 +266,9 @@ def _train_stack(
     shared = stack.experiment
     data = plan.data[shared.dataset]
     experiments = [run.experiment for run in stack.members]
-    built = method(shared.method)(experiments, statistics(data), training_images=len(data.train), processes=processes)
+    built = method(shared.method).build(
+        experiments, statistics(data), training_images=len(data.train), processes=processes
+    )
     order = Order(built.draws, size=len(data.train), batch_size=shared.batch_size, inner_loop=InnerLoop.of(shared))
     images = TrainingImages.of(shared, data.train, processes, placement=options.images_on)
     if processes.is_main:

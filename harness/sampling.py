@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness import models, user_code
 from harness.errors import InputError
 from harness.experiment import Experiment, validate
 from harness.methods import method
@@ -157,15 +156,11 @@ def find(run: RunFolder, *, iteration: int | None = None) -> Finished:
     provenance = run.provenance()
     if provenance is None or provenance["outcome"] != "complete":
         raise InputError(f"{run.path} is {run.status()}, not complete; there is nothing to sample from.")
-    if user_code.is_users(experiment.model) and user_code.source_hash(experiment.model) not in (
-        None,
-        experiment.model_hash,
-    ):
-        raise InputError(
-            f"{run.path}: the source of model {experiment.model!r} has changed since training; restore it."
-        )
     c, h, w = provenance["image_shape"]
-    models.build(experiment, ImageStatistics((c, h, w), torch.zeros(c, h, w)))  # refuses what cannot be built
+    try:
+        method(experiment.method).check(experiment, (c, h, w))
+    except InputError as error:
+        raise InputError(f"{run.path}: {error}") from None
     return Finished(run, PlannedRun(experiment, {}, (c, h, w)), _snapshot(run, iteration))
 
 
@@ -204,7 +199,7 @@ def together(runs: Sequence[Finished], tensors: Sequence[dict[str, Tensor]]) -> 
         {name: torch.cat([own[name] for own in tensors]).to(processes.device) for name in tensors[0]}
     )
     statistics = ImageStatistics(shape, torch.zeros(shape))
-    built = method(experiments[0].method)(experiments, statistics, training_images=1, processes=processes)
+    built = method(experiments[0].method).build(experiments, statistics, training_images=1, processes=processes)
     return Sampler(tuple(runs), built, state)
 
 

@@ -45,7 +45,8 @@ class ProgressWatcher:
         self._reached = 0
         ended = self._add("runs", len(stack.members))
         shared = stack.experiment
-        note = f"{len(stack.members)} runs of {shared.model} with k = {shared.k} on {shared.dataset}"
+        k = f" with k = {shared.k}" if shared.method == "gan" else ""
+        note = f"{len(stack.members)} runs of {shared.model}{k} on {shared.dataset}"
         if self._process is not None:
             note += f", by process {self._process}"
         if self.is_main or self._process is not None:

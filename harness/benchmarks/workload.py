@@ -59,7 +59,7 @@ class TrainingStack:
         """
         shared, images = experiments[0], training_set.images
         size = len(images.split)
-        gan = method(shared.method)(
+        gan = method(shared.method).build(
             experiments, training_set.statistics, training_images=size, processes=images.processes
         )
         order = Order(gan.draws, size=size, batch_size=shared.batch_size, inner_loop=InnerLoop.of(shared))

@@ -68,6 +68,7 @@ def resolved(settings: OptimizerSettings, *, where: str) -> OptimizerSettings:
         lr=settings.lr,
         lr_decay=settings.lr_decay if settings.lr_decay != 1 else None,
         min_lr=settings.min_lr if settings.min_lr != 0 else None,
+        lr_zero_at=settings.lr_zero_at,
         momentum_ramp=settings.momentum_ramp,
         **arguments,
     )
@@ -114,6 +115,8 @@ class Group:
         """The learning rate of an update."""
         assert self.settings.lr is not None
         lr: float = self.settings.lr * (self.settings.lr_decay or 1.0) ** -count.update
+        if self.settings.lr_zero_at is not None:
+            lr *= max(0.0, 1 - count.update / self.settings.lr_zero_at)
         return max(lr, self.settings.min_lr or 0.0)
 
     def momentum(self, count: Count) -> float:

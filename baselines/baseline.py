@@ -169,12 +169,16 @@ def check_phases(shares: Sequence[float], iterations: int) -> None:
 class Descent:
     """Gradient descent of a stack's parameters by a stacked optimizer; over processes, gradients are added.
 
-    `clip`: each member's gradient is scaled down to this norm.
+    `clip`: each member's gradient is scaled down to this norm. `updates`: after so many the learning rate, falling
+    linearly, is zero, where the optimizer's settings do not say when.
     """
 
-    def __init__(self, task: Task, *, clip: float | None = None) -> None:
+    def __init__(self, task: Task, *, clip: float | None = None, updates: int | None = None) -> None:
         assert task.optimizer is not None, "resolution fills it in"
-        self._optimizer = StackedOptimizer.of([task.optimizer] * len(task.seeds))
+        settings = task.optimizer
+        if settings.lr_zero_at is None:
+            settings = settings.model_copy(update={"lr_zero_at": updates})
+        self._optimizer = StackedOptimizer.of([settings] * len(task.seeds))
         self._task = task
         self._clip = clip
 
@@ -227,7 +231,8 @@ class Chains:
         found = []
         for family in families:
             wanted = min(first + n - family * self.FAMILY, self.FAMILY)
-            found.append(torch.cat(list(self._family(draws, purpose, family, wanted, start, advance, output)), 1))
+            stops = self._family(draws, purpose, family, wanted, start, advance, output)
+            found.append(torch.cat(list(stops), 1)[:, :wanted])
         skipped = first - families[0] * self.FAMILY
         return torch.cat(found, 1)[:, skipped : skipped + n]
 
@@ -327,9 +332,8 @@ class BaselineKind:
     ) -> Baseline:
         """The stack of resolved experiments that differ in their seeds alone."""
         shared = members[0]
-        assert shared.baseline is not None, "resolution fills it in"
-        where = f"baseline settings of method {shared.method!r}"
-        settings = validate(self.of.settings_class, shared.baseline.own, where=where)
+        own = shared.baseline.own if shared.baseline else {}  # a method without settings has no table in a record
+        settings = validate(self.of.settings_class, own, where=f"baseline settings of method {shared.method!r}")
         task = Task(
             seeds=tuple(member.seed for member in members),
             image_shape=images.shape,

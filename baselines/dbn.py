@@ -37,7 +37,7 @@ class DbnSettings(Settings):
     particles: Count = 100
     k: Count = 1
     """Gibbs steps an update."""
-    momentum: Fraction = 0.9
+    momentum: tuple[Fraction, ...] = (0.9, 0.0)
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     weight_std: Positive = 0.01
     chains: Count = 100
@@ -49,7 +49,7 @@ class DbnSettings(Settings):
 
     @model_validator(mode="after")
     def _one_a_layer(self) -> DbnSettings:
-        for name in ("phases", "lr", "persistent"):
+        for name in ("phases", "lr", "persistent", "momentum"):
             if len(getattr(self, name)) != len(self.hidden):
                 raise ValueError(f"should have one value of `{name}` for each of {len(self.hidden)} hidden layers")
         return self
@@ -115,7 +115,7 @@ class Dbn(Baseline):
         for name, up, down in zip(_NAMES, positive, negative, strict=True):
             parameter, velocity = (state[part][f"rbm{layer}.{name}"] for part in ("model", "velocity"))
             slope = up - down - (self.settings.weight_decay * parameter if name == "weight" else 0.0)
-            parameter += velocity.mul_(self.settings.momentum).add_(slope, alpha=lr)
+            parameter += velocity.mul_(self.settings.momentum[layer]).add_(slope, alpha=lr)
         if now.ends and layer == len(self.settings.hidden) - 1:
             state["estimates"]["log_partition"].copy_(self._log_partition(state, layer))
         error = self.batch_mean((rbm.visible(h) - v).square().mean(-1))

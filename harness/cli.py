@@ -310,9 +310,17 @@ Examples:
   harness table results/runs/demo --metric parzen --format latex > table.tex
   harness table results/runs/lucic-digits --draws    each draw of a search, not all as one row
   harness table results/runs/demo --companions       with rows of training images, k-means centroids, a Gaussian
+  harness table results/runs/paper-mnist --style paper    Table 1 of the 2014 paper, and ours beside it
+
+\b
+Styles:
+  axes   a row a combination of axis values
+  paper  a row a method, the published Parzen log-likelihood and ours by data set, then the other metrics; the
+         footnote says how each method differs from the publication
 """
 )
 @grid_path
+@click.option("--style", type=click.Choice(["axes", "paper"]), default="axes", show_default=True, help="See below.")
 @click.option("--metric", help="A metric's key, or the beginning of one [default: all].")
 @click.option(
     "--companions",
@@ -322,19 +330,11 @@ Examples:
 @click.option("--draws", is_flag=True, help="A row for each draw of a search whose best train again, not one for all.")
 @data_option
 @format_option
-def table(path: Path, metric: str | None, companions: bool, draws: bool, data: Path | None, form: str) -> None:
-    """Print the metrics of the grids at PATH: mean and standard error over seeds, by the axes."""
-    if companions:
-        from harness.commands import evaluate as command
+def table(path: Path, form: str, **options: Any) -> None:
+    """Print the metrics of the grids at PATH: mean and standard error over seeds, by the axes or by method."""
+    from harness.commands.table import table as command
 
-        command.evaluate_companions(path, command.options(data=data, companions=True))
-
-    from harness.analysis.frame import frame
-    from harness.analysis.tables import render
-    from harness.analysis.tables import table as make
-    from harness.runs import find_grids
-
-    click.echo(render(make(frame(find_grids(path)), metric=metric, draws=draws), form))
+    click.echo(command(path, form=form, **options))
 
 
 @main.command(

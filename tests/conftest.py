@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import save
 
+from baselines import BASELINES
 from harness import images, plan, runs
 from harness.draws import Draws
 from harness.evaluation import Cache, Recipe, References
@@ -34,6 +36,19 @@ TINY: dict[str, Any] = {
     "discriminator": {"hidden": [9, 8]},
     "optimizer": {"name": "SGD", "lr": 0.1, "momentum": 0.5},
 }
+
+TINY_BASELINES: dict[str, dict[str, Any]] = {
+    "autoencoder": {"code": 3, "hidden": [10], "phases": [3, 1]},
+    "dbn": {"hidden": [10, 8], "particles": 6, "burn_in": 5, "gap": 2, "ais_chains": 4, "ais_temperatures": 5},
+    "deep-gsn": {"hidden": [10, 8], "burn_in": 5, "gap": 2},
+    "energy": {"hidden": [10], "negatives": 20, "steps": 3},
+    "k-means": {"clusters": 30},
+    "ppca": {"components": 5},
+    "stacked-cae": {"hidden": [10, 8], "burn_in": 5, "gap": 2},
+    "training-images": {"images": 50},
+    "vae": {"latent": 3, "hidden": [10]},
+}
+"""What makes baselines quick: [experiment] baseline = {...}."""
 
 GRID = """
 name = "tiny"
@@ -121,6 +136,28 @@ def train_for(feed_of: Callable[..., Feed]) -> Callable[[Gan, int], State]:
         return state
 
     return trained
+
+
+@pytest.fixture(scope="session")
+def tiny_baselines() -> Mapping[str, Mapping[str, Any]]:
+    """The settings that make a baseline quick, by its name."""
+    return {name: TINY_BASELINES.get(name, {}) for name in BASELINES}
+
+
+@pytest.fixture(scope="session")
+def baselines_grid(tiny_baselines: Mapping[str, Mapping[str, Any]]) -> Callable[..., str]:
+    """Writes the grid of all baselines, with further lines of [experiment] and further tables."""
+
+    def row(name: str, settings: Mapping[str, Any]) -> str:
+        table = ", ".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
+        return f'    {{name = "{name}", method = "{name}", baseline = {{{table}}}}},\n'
+
+    def grid(experiment: str = "", *, tables: str = "", seeds: str = "[0]") -> str:
+        rows = "".join(row(name, settings) for name, settings in tiny_baselines.items())
+        head = f'name = "baselines"\nseeds = {seeds}\n[experiment]\ndataset = "digits"\n'
+        return f"{head}iterations = 12\nbatch_size = 20\n{experiment}\n[axes]\nof = [\n{rows}]\n{tables}\n"
+
+    return grid
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from harness.runs import SEARCH, STAGE, GridFolder, read_json
 FAILURES = ("failed", "diverged")
 UNFINISHED = ("pending", "running", "preempted")
 UNITS = {"parzen": "nats"}
+FLAGS = {"sigma_at_edge": "sigma lies at the edge of its range, so a better one may lie beyond"}
 
 Column = tuple[str, str]
 Label = tuple[Hashable, ...]
@@ -59,8 +60,13 @@ def frame(grids: Iterable[GridFolder]) -> pd.DataFrame:
 
 def read_controls(grid: GridFolder) -> dict[str, Any]:
     """Metrics of what stands in the place of samples, {name: {metric key: record}}; empty before evaluation."""
+    return {name: entry["metrics"] for name, entry in control_entries(grid).items()}
+
+
+def control_entries(grid: GridFolder) -> dict[str, Any]:
+    """The evaluation records of what stands in the place of samples, by name; empty before evaluation."""
     path = grid.path / "controls.json"
-    return {name: entry["metrics"] for name, entry in read_json(path).items()} if path.exists() else {}
+    return dict(read_json(path)) if path.exists() else {}
 
 
 def metric_keys(runs: pd.DataFrame) -> list[str]:

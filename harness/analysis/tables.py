@@ -6,16 +6,17 @@ mean of the runs' own standard errors, over test examples, which is what publish
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from harness.analysis import notes
+from harness.analysis.cells import counts, means, sampling_errors, short_names
 from harness.analysis.formats import format_frame
 from harness.analysis.frame import (
     FAILURES,
+    FLAGS,
     UNFINISHED,
     Label,
     combinations,
@@ -29,11 +30,12 @@ from harness.analysis.frame import (
     varying_axes,
 )
 from harness.errors import InputError, UnknownName
-from harness.runs import STATUSES, GridFolder
+from harness.runs import GridFolder
 
-FLAGS = {"sigma_at_edge": "sigma lies at the edge of its range, so a better one may lie beyond"}
 STATISTICS = ("mean", "standard_error", "sampling_standard_error", "runs", "unevaluated", *FLAGS)
 COUNTS = ("runs", "unevaluated", "failures", "unfinished", *FLAGS)
+
+Row = dict[tuple[str, str], Any]
 
 
 def table(source: GridFolder | pd.DataFrame, *, metric: str | None = None, draws: bool = False) -> pd.DataFrame:
@@ -55,22 +57,17 @@ def table(source: GridFolder | pd.DataFrame, *, metric: str | None = None, draws
     axes = varying_axes(runs)
     groups = combinations(runs, axes)
     labels: list[Label] = [label for label, _ in groups]
-    rows = [_summary(members, keys) for _, members in groups]
+    rows = [summary(members, keys) for _, members in groups]
     for grid in runs["grid"].unique():
         for name, records in runs.attrs["controls"][grid].items():
             if not records.keys().isdisjoint(keys):
                 labels.append(_control_label(name, grid, axes))
-                rows.append(_control(records, keys))
-    columns = [(key, field) for key in keys for field in STATISTICS] + [
-        ("all", field) for field in ("runs", "failures", "unfinished")
-    ]
-    index: pd.Index[Any] = pd.MultiIndex.from_tuples(labels, names=axes)
-    made = pd.DataFrame(
-        [[row.get(column) for column in columns] for row in rows],
-        index=index if len(axes) > 1 else index.get_level_values(0),
-        columns=pd.MultiIndex.from_tuples(columns),
-    ).astype({column: "Int64" if column[1] in COUNTS else "float64" for column in columns})
-    made.attrs = {"notes": _notes(runs, keys, controls=len(rows) > len(groups), draws=draws)}
+                rows.append(control_summary(records, keys))
+    made = assemble(labels, axes, rows, keys)
+    if len(axes) == 1:
+        made.index = made.index.get_level_values(0)
+    beneath = _notes(runs, keys, controls=len(rows) > len(groups), draws=draws)
+    made.attrs = {"notes": [*beneath, *notes.flags(made, keys)]}
     return made
 
 
@@ -105,9 +102,22 @@ def render(table: pd.DataFrame, format: str) -> str:
     return format_frame(_for_people(table), format, notes=table.attrs.get("notes", ()))
 
 
-def _summary(members: pd.DataFrame, keys: list[str]) -> dict[tuple[str, str], Any]:
+def assemble(labels: list[Label], names: list[str], rows: list[Row], keys: list[str]) -> pd.DataFrame:
+    """Rows of `summary` and `control_summary` as one frame, their labels its index under some names."""
+    columns = [(key, field) for key in keys for field in STATISTICS] + [
+        ("all", field) for field in ("runs", "failures", "unfinished")
+    ]
+    return pd.DataFrame(
+        [[row.get(column) for column in columns] for row in rows],
+        index=pd.MultiIndex.from_tuples(labels, names=names),
+        columns=pd.MultiIndex.from_tuples(columns),
+    ).astype({column: "Int64" if column[1] in COUNTS else "float64" for column in columns})
+
+
+def summary(members: pd.DataFrame, keys: list[str]) -> Row:
+    """The columns of `table` for runs that differ by seed alone."""
     complete = members[members["status"] == "complete"]
-    row: dict[tuple[str, str], Any] = {
+    row: Row = {
         ("all", "runs"): len(members),
         ("all", "failures"): int(members["status"].isin(FAILURES).sum()),
         ("all", "unfinished"): int(members["status"].isin(UNFINISHED).sum()),
@@ -124,8 +134,14 @@ def _summary(members: pd.DataFrame, keys: list[str]) -> dict[tuple[str, str], An
     return row
 
 
-def _control(records: dict[str, Any], keys: list[str]) -> dict[tuple[str, str], Any]:
-    row: dict[tuple[str, str], Any] = {}
+def _raised(flags: pd.Series) -> int:
+    """In how many records a flag is true; one that is absent is not."""
+    return sum(flag is not None and bool(flag == 1) for flag in flags)
+
+
+def control_summary(records: dict[str, Any], keys: list[str]) -> Row:
+    """The columns of `table` for a control: it has no seeds."""
+    row: Row = {}
     for key in keys:
         record = records.get(key, {})
         row[key, "mean"] = record.get("value")
@@ -172,52 +188,24 @@ def _for_people(table: pd.DataFrame) -> pd.DataFrame:
     keys = _keys(table)
     groups = [0] * len(columns)
     counts_agree = len({tuple(table[key, "runs"].fillna(-1)) for key in keys}) == 1
-    for number, (key, name) in enumerate(zip(keys, _short_names(keys), strict=True), start=1):
+    for number, (key, name) in enumerate(zip(keys, short_names(keys), strict=True), start=1):
         group = metric_group(table, key)
-        sampling = group["sampling_standard_error"]
-        digits = _decimals(group["standard_error"].fillna(sampling), values=group["mean"])
-        columns.append((f"{name} ({unit(key)})" if unit(key) else name, _means(group, digits)))
-        digits = _decimals(sampling, values=sampling)
-        if sampling.notna().any():
-            columns.append(("sampling", [f"± {error:.{digits}f}" if error == error else "-" for error in sampling]))
+        columns.append((f"{name} ({unit(key)})" if unit(key) else name, means(group)))
+        if group["sampling_standard_error"].notna().any():
+            columns.append(("sampling", sampling_errors(group)))
         if not counts_agree:
-            columns.append(("runs", _counts(group["runs"])))
+            columns.append(("runs", counts(group["runs"])))
         if group["unevaluated"].sum():
-            columns.append(("unevaluated", _counts(group["unevaluated"])))
+            columns.append(("unevaluated", counts(group["unevaluated"])))
         groups += [number] * (len(columns) - len(groups))
     if not keys or counts_agree:
-        columns.append(("runs", _counts(table[keys[0] if keys else "all", "runs"])))
-    columns += [(name, _counts(table["all", name])) for name in ("failures", "unfinished")]
+        columns.append(("runs", counts(table[keys[0] if keys else "all", "runs"])))
+    columns += [(name, counts(table["all", name])) for name in ("failures", "unfinished")]
     groups += [len(keys) + 1] * (len(columns) - len(groups))
     shown = pd.DataFrame(dict(enumerate(cells for _, cells in columns)), dtype=object)
     shown.columns = pd.Index([name for name, _ in columns])
     shown.attrs["groups"] = groups
     return shown
-
-
-def _means(group: pd.DataFrame, digits: int) -> list[str]:
-    """Cells "41.2 ± 1.3", the errors aligned, with a star where a flag is raised."""
-    errors = [f"{value:.{digits}f}" if value == value else "" for value in group["standard_error"]]
-    width = max(map(len, errors))
-    flagged = group[[flag for flag in FLAGS if flag in group]].sum(axis=1) > 0
-    cells = []
-    for mean, error, flag in zip(group["mean"], errors, flagged, strict=True):
-        value = f"{mean:.{digits}f}" if mean == mean else "-"
-        spread = f" ± {error.rjust(width)}" if error else " " * (width + 3 if width else 0)
-        star = " *" if flag else "  "
-        cells.append(value + spread + (star if flagged.any() else ""))
-    return cells
-
-
-def _decimals(errors: pd.Series, *, values: pd.Series) -> int:
-    """Decimals that give the typical error two digits; four digits of the typical value where there is no error."""
-    sizes, digits = (errors, 2) if (errors > 0).any() else (values.abs(), 4)
-    typical = sizes[sizes > 0].median()
-    return int(np.clip(digits - 1 - math.floor(math.log10(typical)), 0, 12)) if typical == typical else 0
-
-
-def _counts(values: pd.Series) -> list[str]:
-    return ["" if pd.isna(value) else str(value) for value in values]
 
 
 def _keys(table: pd.DataFrame) -> list[str]:
@@ -228,28 +216,11 @@ def _axes(table: pd.DataFrame) -> list[str]:
     return [str(name) for name in table.index.names]
 
 
-def _short_names(keys: list[str]) -> list[str]:
-    """Each key without the parts that all keys of its metric share: "parzen sigma=grid"; never without "validation"."""
-    names = {key: key.partition("[")[0] for key in keys}
-    parts = {key: key.partition("[")[2].rstrip("]").split(",") for key in keys}
-    short = []
-    for key in keys:
-        shared = set.intersection(*(set(parts[other]) for other in keys if names[other] == names[key]))
-        short.append(" ".join([names[key], *(part for part in parts[key] if part not in shared - {"validation"})]))
-    return short
-
-
 def _notes(runs: pd.DataFrame, keys: list[str], *, controls: bool, draws: bool) -> list[str]:
     """What was measured, on how many, what each error is, and which runs do not count."""
-    counts = runs["status"].value_counts()
-    statuses = ", ".join(f"{counts[status]} {status}" for status in STATUSES if status in counts)
-    complete = runs[runs["status"] == "complete"]
-    notes = [
-        f"{name}: {'; '.join([key, *_conditions(metric_group(complete, key))])}."
-        for key, name in zip(keys, _short_names(keys), strict=True)
-    ]
+    lines = [notes.measured(runs, key, name) for key, name in zip(keys, short_names(keys), strict=True)]
     if keys:
-        notes.append(
+        lines.append(
             "Values: mean ± standard error over seeds (std / sqrt(runs); absent for a single run). "
             "sampling: mean of the runs' own standard errors, over what each metric's line says (test images for "
             "parzen); retraining is no part of it. "
@@ -259,46 +230,11 @@ def _notes(runs: pd.DataFrame, keys: list[str], *, controls: bool, draws: bool) 
         each = (
             "each draw of a search is a row" if draws else "the draws of a search are one row, mean and error over them"
         )
-        notes.append(f"stage: {each}; the best are chosen by validation images and have seeds of their own.")
-    notes.append(
-        f"runs: those in the mean, complete and evaluated. failures: failed or diverged. All {len(runs)}: {statuses}."
+        lines.append(f"stage: {each}; the best are chosen by validation images and have seeds of their own.")
+    lines.append(
+        f"runs: those in the mean, complete and evaluated. failures: failed or diverged. {notes.statuses(runs)}"
     )
-    measured = {key.partition("[")[0] for key in keys}
-    reasons = [
-        complete[column]
-        for column in complete.columns
-        if column[1] == "reason" and (column[0].partition("[")[0] in measured or _never_measured(complete, column[0]))
-    ]
-    if reasons and (texts := pd.concat(reasons).dropna().unique()).size:
-        notes.append(f"unevaluated: {'; '.join(texts)}.")
+    lines += notes.reasons(runs, keys)
     if controls:
-        notes.append("Rows without runs: other images in the place of samples, with their own sampling error.")
-    raised = [flag for flag in FLAGS for key in keys if flag in complete[key] and _raised(complete[key][flag])]
-    notes += [f"*: in at least one run, {FLAGS[flag]}." for flag in dict.fromkeys(raised)]
-    return notes
-
-
-def _never_measured(runs: pd.DataFrame, key: str) -> bool:
-    """Whether no key of the metric has a value in any run, so that its reason is all there is to tell."""
-    name = key.partition("[")[0]
-    return not any(
-        column[1] == "value" and column[0].partition("[")[0] == name and runs[column].notna().any()
-        for column in runs.columns
-    )
-
-
-def _raised(flags: pd.Series) -> int:
-    """In how many records a flag is true; one that is absent is not."""
-    return sum(flag is not None and bool(flag == 1) for flag in flags)
-
-
-def _conditions(records: pd.DataFrame) -> list[str]:
-    """What else the records of a metric hold: "sigma 0.129 to 0.215", "test_images 10000"."""
-    found = []
-    for field in records.columns.difference(["value", "standard_error", "reason", *FLAGS], sort=False):
-        values = records[field].dropna()
-        if pd.api.types.is_numeric_dtype(values) and values.nunique() > 1:
-            found.append(f"{field} {values.min():.4g} to {values.max():.4g}")
-        elif len(values):
-            found.append(f"{field} {', '.join(dict.fromkeys(show(value) for value in values))}")
-    return found
+        lines.append("Rows without runs: other images in the place of samples, with their own sampling error.")
+    return lines

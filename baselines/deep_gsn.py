@@ -1,0 +1,165 @@
+"""`deep-gsn`: a generative stochastic network of two hidden layers, which learns one step of a Markov chain.
+
+A step of the chain corrupts x by salt and pepper, updates h1 from x and h2, then x and h2 from h1:
+
+    h1 = tanh(x~ W1 + h2 W2^T + b1)     p(x | h1) = sigmoid(h1 W1^T + a)     h2 = tanh(h1 W2 + b2)
+
+with Gaussian noise before and after the tanh of h2. In training the chain walks on from each image for some steps, x
+drawn from p(x | h1) in between without a gradient, and every p(x | h1) is asked for the image. Sources: Bengio et al.,
+Deep generative stochastic networks trainable by backprop (2014), and its authors' code, which leaves h1 without noise;
+Bengio et al., Generalized denoising auto-encoders as generative models (2013), for the walk back. Sizes, Adam and the
+clip of the gradient, without which training has spikes, are chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from baselines.baseline import Baseline, Chains, Descent, Task, Walk
+from baselines.rbm import bernoulli
+from harness.errors import InputError
+from harness.experiment import OptimizerSettings, Positive, Settings
+from harness.training.feed import Batch
+from harness.training.loop import State
+
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class DeepGsnSettings(Settings):
+    """The learning rate falls linearly to zero, unless the optimizer's `lr_zero_at` says when."""
+
+    hidden: tuple[Count, Count] = (500, 500)
+    walk_back: Annotated[int, Field(ge=2)] = 4
+    """Steps of the chain an update; with one alone, h2 would not learn."""
+    corruption: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """The share of pixels that turn black or white, either as likely."""
+    noise: tuple[NotNegative, NotNegative] = (0.0, 2.0)
+    """Each hidden layer's deviation of the Gaussian noise, added before and after its nonlinearity."""
+    clip: Positive = 100.0
+    """The largest norm of a gradient."""
+    chains: Count = 100
+    burn_in: Count = 500
+    gap: Count = 10
+
+
+class DeepGsn(Baseline):
+    """A stack of deep generative stochastic networks.
+
+    History: the loss, an image, summed over steps and pixels; and the mean squared error, a unit, of p(x | h1) after
+    the first step.
+    """
+
+    settings_class = DeepGsnSettings
+    optimizer = OptimizerSettings(name="Adam", lr=6e-3)
+    columns = ("loss", "reconstruction_error")
+    parts = ("model", "optimizer")
+    stack_sizes = {"cpu": 2, "cuda": 16}
+
+    def __init__(self, settings: DeepGsnSettings, task: Task) -> None:
+        super().__init__(settings, task)
+        self.settings = settings
+        self.widths = (task.width, *settings.hidden)
+        self.descent = Descent(task, clip=settings.clip, updates=task.iterations)
+        self.chains = Chains(settings.chains, settings.burn_in, settings.gap)
+
+    def init(self) -> State:
+        """Even weights on +-sqrt(6 / (inputs + outputs)); biases of zero, or such that they give the mean image."""
+        draws = self.draws.whole()
+        model = {"visible.bias": torch.logit(self.mean_vector(), eps=1e-3)}
+        for layer, (below, above) in enumerate(zip(self.widths, self.widths[1:], strict=False), start=1):
+            bound = math.sqrt(6 / (below + above))
+            weight = bound * (2 * draws.uniform(f"init/hidden{layer}", 0, below, above) - 1)
+            model[f"hidden{layer}.weight"] = weight
+            model[f"hidden{layer}.bias"] = weight.new_zeros(self.members, above)
+        return {"model": model | {"mean_image": self.mean_vector()}, "optimizer": self.descent.init(model)}
+
+    def step(self, state: State, batch: Batch, iteration: int) -> Tensor:
+        """One update."""
+        x = self.vectors(batch)
+        model = {name: tensor.detach().requires_grad_() for name, tensor in state["model"].items()}
+        model.pop("mean_image")
+        v, h2 = x, x.new_zeros(*x.shape[:2], self.widths[2])
+        losses, means = [], []
+        for back in range(self.settings.walk_back):
+            walk = Walk(self.draws, f"walk-back{back}", iteration, self.task.batch_size)
+            with self.processes.autocast():
+                h1, logits = self._down(model, v, h2, walk)
+                if back + 1 < self.settings.walk_back:
+                    v, h2 = self._visible(logits, walk), self._up(model, h1, walk)
+            losses.append(functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1))
+            means.append(logits.detach().sigmoid())
+        loss = torch.stack(losses).sum(0)
+        self.descent.descend(loss.sum(1) / self.task.batch_size, model, state["optimizer"], iteration)
+        error = (means[0] - x).square().mean(-1)
+        return torch.stack([self.batch_mean(loss), self.batch_mean(error)])
+
+    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """The means p(x | h1) where chains stop. Chains start from binary draws of the mean training image."""
+        return self.images(self._walked(state, self.chains, n, purpose, first)[0])
+
+    def drawn(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """The binary x that the chains draw from those means, and walk on from: (m, n, c, h, w)."""
+        return self.images(self._walked(state, self.chains, n, purpose, first)[1])
+
+    def chain(self, state: State, steps: int, *, purpose: str = "chain") -> Tensor:
+        """The means of one chain's consecutive steps, from the end of its burn-in on: (m, steps, c, h, w).
+
+        Errors: InputError where there are more steps than a chain has.
+        """
+        if steps > Chains.FAMILY:
+            raise InputError(f"{steps} steps of one chain: it has {Chains.FAMILY}; ask for no more.")
+        one = Chains(1, self.settings.burn_in, 1)
+        return self.images(self._walked(state, one, steps, purpose, 0)[0])
+
+    @torch.no_grad()
+    def _walked(self, state: State, chains: Chains, n: int, purpose: str, first: int) -> tuple[Tensor, Tensor]:
+        """Means and binary draws of x at the chains' stops first..first+n-1: (m, n, c h w) each."""
+        model, width = state["model"], self.task.width
+
+        def start(walk: Walk) -> Tensor:
+            p = model["mean_image"][:, None].expand(-1, walk.chains, -1)
+            v = bernoulli(p, walk.uniform("visible", width))
+            return torch.cat([p, v, p.new_zeros(*p.shape[:2], self.widths[2])], -1)
+
+        def advance(units: Tensor, walk: Walk) -> Tensor:
+            h1, logits = self._down(model, units[..., width : 2 * width], units[..., 2 * width :], walk)
+            return torch.cat([logits.sigmoid(), self._visible(logits, walk), self._up(model, h1, walk)], -1)
+
+        def visible(units: Tensor, walk: Walk) -> Tensor:
+            return units[..., : 2 * width]
+
+        found = chains.samples(self.draws.whole(), purpose, first, n, start=start, advance=advance, output=visible)
+        return found[..., :width], found[..., width:]
+
+    def _down(self, model: Mapping[str, Tensor], v: Tensor, h2: Tensor, walk: Walk) -> tuple[Tensor, Tensor]:
+        """The next h1, and the logits of p(x | h1)."""
+        share = self.settings.corruption
+        uniform = walk.uniform("corruption", self.task.width)
+        v = torch.where(uniform < share, (uniform < share / 2).to(v.dtype), v)
+        weight = model["hidden1.weight"]
+        inputs = torch.baddbmm(model["hidden1.bias"][:, None], v, weight)
+        h1 = self._noisy_tanh(torch.baddbmm(inputs, h2, model["hidden2.weight"].mT), 1, walk)
+        return h1, torch.baddbmm(model["visible.bias"][:, None], h1, weight.mT).to(self.draws.dtype)
+
+    def _up(self, model: Mapping[str, Tensor], h1: Tensor, walk: Walk) -> Tensor:
+        """The next h2."""
+        return self._noisy_tanh(torch.baddbmm(model["hidden2.bias"][:, None], h1, model["hidden2.weight"]), 2, walk)
+
+    def _noisy_tanh(self, inputs: Tensor, layer: int, walk: Walk) -> Tensor:
+        sigma, width = self.settings.noise[layer - 1], self.widths[layer]
+        if sigma == 0:
+            return inputs.tanh()
+        before, after = (walk.normal(f"hidden{layer}/{when}", width) for when in ("before", "after"))
+        return (inputs + sigma * before).tanh() + sigma * after
+
+    def _visible(self, logits: Tensor, walk: Walk) -> Tensor:
+        """Binary draws of x, without a gradient."""
+        return bernoulli(logits.detach().sigmoid(), walk.uniform("visible", self.task.width))

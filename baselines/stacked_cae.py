@@ -1,0 +1,174 @@
+"""`stacked-cae`: contractive autoencoders, trained greedily, layer by layer, and sampled by a walk along the data.
+
+Each layer is an autoencoder with tied weights, h = sigmoid(x W + b) and r = sigmoid(h W^T + a). It learns to give x
+back while its code moves little with x: it minimises the cross-entropy between x and r, summed over units, and
+`contraction` times the squared Frobenius norm of dh/dx, both averaged over the batch. A layer learns from the codes of
+the one below. Sources: Rifai et al., Contractive auto-encoders: explicit invariance during feature extraction (2011);
+Rifai et al., A generative process for sampling contractive auto-encoders (2012). Sizes, Adam and the steps of the walk
+are chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional
+
+from baselines.baseline import Baseline, Chains, Descent, Task, Walk, check_phases, phase
+from harness.experiment import OptimizerSettings, Positive, Settings
+from harness.training.feed import Batch
+from harness.training.loop import State
+
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+_NAMES = ("weight", "hidden_bias", "visible_bias")
+
+
+class StackedCaeSettings(Settings):
+    """One value a layer, from the images up, where there are lists.
+
+    The learning rate falls linearly to zero in each phase, unless the optimizer's `lr_zero_at` says otherwise, which
+    counts a phase's updates.
+    """
+
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (500, 500)
+    phases: tuple[Positive, ...] = (1.0, 1.0)
+    """Each layer's share of the iterations."""
+    contraction: tuple[NotNegative, ...] = (1.0, 1.0)
+    """The weight of the penalty; with none the walk leaves the data."""
+    noise: Positive = 2.0
+    """The deviation of the walk's steps before the Jacobian bends them."""
+    chains: Count = 100
+    burn_in: Count = 100
+    gap: Count = 5
+
+    @model_validator(mode="after")
+    def _one_a_layer(self) -> StackedCaeSettings:
+        for name in ("phases", "contraction"):
+            if len(getattr(self, name)) != len(self.hidden):
+                raise ValueError(f"should have one value of `{name}` for each of {len(self.hidden)} hidden layers")
+        return self
+
+
+class StackedCae(Baseline):
+    """A stack of stacked contractive autoencoders.
+
+    History, of the layer that learns: its loss, an image; the mean squared error of its reconstruction, a unit; and the
+    squared norm of its Jacobian, an image.
+    """
+
+    settings_class = StackedCaeSettings
+    optimizer = OptimizerSettings(name="Adam", lr=1e-3)
+    columns = ("loss", "reconstruction_error", "contraction")
+    parts = ("model", "optimizer")
+    stack_sizes = {"cpu": 2, "cuda": 16}
+
+    def __init__(self, settings: StackedCaeSettings, task: Task) -> None:
+        super().__init__(settings, task)
+        check_phases(settings.phases, task.iterations)
+        self.settings = settings
+        self.widths = (task.width, *settings.hidden)
+        self.chains = Chains(settings.chains, settings.burn_in, settings.gap)
+
+    def init(self) -> State:
+        """Even weights on +-sqrt(6 / (inputs + outputs)); biases of zero, or such that they give the mean image."""
+        draws = self.draws.whole()
+        model: dict[str, Tensor] = {}
+        for layer, (below, above) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+            bound = math.sqrt(6 / (below + above))
+            weight = bound * (2 * draws.uniform(f"init/layer{layer}", 0, below, above) - 1)
+            model[f"layer{layer}.weight"] = weight
+            model[f"layer{layer}.hidden_bias"] = weight.new_zeros(self.members, above)
+            model[f"layer{layer}.visible_bias"] = weight.new_zeros(self.members, below)
+        model["layer0.visible_bias"] = torch.logit(self.mean_vector(), eps=1e-3)
+        return {"model": model, "optimizer": Descent(self.task).init(model)}
+
+    def step(self, state: State, batch: Batch, iteration: int) -> Tensor:
+        """One update of the layer whose phase it is."""
+        now = phase(self.settings.phases, self.task.iterations, iteration)
+        place = f"layer{now.number}."
+        parameters = {
+            name: tensor.detach().requires_grad_() for name, tensor in state["model"].items() if name.startswith(place)
+        }
+        with self.processes.autocast():
+            with torch.no_grad():
+                x = self.encode(state, self.vectors(batch), layers=now.number)[-1].to(self.draws.dtype)
+            weight, hidden_bias, visible_bias = (parameters[place + name] for name in _NAMES)
+            h = torch.baddbmm(hidden_bias[:, None], x, weight).to(x.dtype).sigmoid()
+            logits = torch.baddbmm(visible_bias[:, None], h, weight.mT).to(x.dtype)
+        reconstruction = functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
+        contraction = squared_jacobian(h, weight)
+        loss = reconstruction + self.settings.contraction[now.number] * contraction
+        slots = {key: slot for key, slot in state["optimizer"].items() if key.partition("/")[2].startswith(place)}
+        descent = Descent(self.task, updates=now.length)
+        descent.descend(loss.sum(1) / self.task.batch_size, parameters, slots, now.place)
+        state["optimizer"].update(slots)
+        error = (logits.detach().sigmoid() - x).square().mean(-1)
+        return torch.stack([self.batch_mean(values) for values in (loss, error, contraction)])
+
+    @torch.no_grad()
+    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """Images where the walk stops: reconstructions, which are means.
+
+        Chains start from even noise in every pixel.
+        """
+
+        def start(walk: Walk) -> Tensor:
+            return walk.uniform("start", self.task.width)
+
+        def advance(x: Tensor, walk: Walk) -> Tensor:
+            codes = self.encode(state, x)
+            noise = self.settings.noise * walk.normal("noise", self.widths[-1])
+            return self.decode(state, codes[-1] + self.along(state, codes, noise))
+
+        def images(x: Tensor, walk: Walk) -> Tensor:
+            return x
+
+        found = self.chains.samples(self.draws.whole(), purpose, first, n, start=start, advance=advance, output=images)
+        return self.images(found)
+
+    def encode(self, state: State, x: Tensor, *, layers: int | None = None) -> list[Tensor]:
+        """Images (m, n, c h w) and their codes in the lowest layers, or in all: (m, n, hidden) each."""
+        codes = [x]
+        for layer in range(len(self.settings.hidden) if layers is None else layers):
+            weight, bias, _ = self._layer(state, layer)
+            codes.append(torch.baddbmm(bias[:, None], codes[-1], weight).sigmoid())
+        return codes
+
+    def decode(self, state: State, h: Tensor) -> Tensor:
+        """Top codes (m, n, hidden) as images (m, n, c h w)."""
+        for layer in reversed(range(len(self.settings.hidden))):
+            weight, _, bias = self._layer(state, layer)
+            h = torch.baddbmm(bias[:, None], h, weight.mT).sigmoid()
+        return h
+
+    def along(self, state: State, codes: Sequence[Tensor], noise: Tensor) -> Tensor:
+        """J J^T noise, where J is the Jacobian of the top code by the image: (m, n, hidden).
+
+        J is a product of each layer's diag(h (1 - h)) W^T, so vectors pass through the layers, down and up again.
+        """
+        slopes = [h * (1 - h) for h in codes[1:]]
+        weights = [self._layer(state, layer)[0] for layer in range(len(slopes))]
+        for slope, weight in zip(reversed(slopes), reversed(weights), strict=True):
+            noise = (noise * slope) @ weight.mT
+        for slope, weight in zip(slopes, weights, strict=True):
+            noise = (noise @ weight) * slope
+        return noise
+
+    def _layer(self, state: State, layer: int) -> list[Tensor]:
+        """Weight, hidden and visible bias."""
+        return [state["model"][f"layer{layer}.{name}"] for name in _NAMES]
+
+
+def squared_jacobian(h: Tensor, weight: Tensor) -> Tensor:
+    """||dh/dx||^2, by Frobenius, of sigmoid codes h (m, n, hidden) of x by weights (m, inputs, hidden): (m, n).
+
+    Row j of dh/dx is h_j (1 - h_j) W_j. Source: Rifai et al. 2011.
+    """
+    squares = weight.square().sum(1, keepdim=True)
+    return ((h * (1 - h)).square() @ squares.mT).squeeze(-1)

@@ -18,7 +18,7 @@ from harness.experiment import Experiment, Settings, validate
 from harness.runs import SEARCH, STAGE
 from harness.search import SearchSettings, ThenBest
 
-_FILLED_IN = ("seed", "schema_version", "data_hash", "model_hash", "loss_hash")
+_FILLED_IN = ("seed", "schema_version", "data_hash", "model_hash", "loss_hash", "classes")
 SHIPPED = Path(__file__).parent / "grids"
 
 
@@ -250,10 +250,25 @@ def _settings(chosen: Mapping[str, Any], where: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for axis, value in chosen.items():
         added = {k: v for k, v in value.items() if k != "name"} if _is_bundle(axis, value) else {axis: value}
-        for key in settings.keys() & added.keys():
-            raise InputError(f"{where}: two of [axes] and [search.space] set {key}; leave it to one.")
+        for key in added:
+            if other := next((one for one in settings if _overlap(one, settings[one], key, added[key])), None):
+                both = key if key == other else f"{other} and {key}, which overlap"
+                raise InputError(f"{where}: two of [axes] and [search.space] set {both}; leave it to one.")
         settings |= added
     return settings
+
+
+def _overlap(one: str, its: Any, other: str, others: Any) -> bool:
+    """Whether two dotted settings reach the same place; tables that hold different keys do not."""
+    if one == other and isinstance(its, dict) and isinstance(others, dict):
+        return any(_overlap(key, its[key], name, others[name]) for key in its for name in others)
+    first, second = one.split("."), other.split(".")
+    if len(first) > len(second):
+        first, its, second, others = second, others, first, its
+    if second[: len(first)] != first:
+        return False
+    rest = ".".join(second[len(first) :])
+    return not rest or not isinstance(its, dict) or any(_overlap(key, its[key], rest, others) for key in its)
 
 
 def _is_bundle(axis: str, value: Any) -> bool:
@@ -263,13 +278,7 @@ def _is_bundle(axis: str, value: Any) -> bool:
 def _check_axes(file: GridFile, where: str) -> None:
     """Refuse axes whose values cannot be told apart, and exclusions that exclude nothing."""
     for axis, values in file.axes.items():
-        is_setting = axis.partition(".")[0] in Experiment.model_fields
-        if not is_setting and any(isinstance(value, dict) and "name" not in value for value in values):
-            raise InputError(f'{where} [axes]: each table of {axis} is a bundle and needs name = "...".')
-        labels = [json.dumps(_label(axis, value), sort_keys=True) for value in values]
-        twice = [label for label in labels if labels.count(label) > 1]
-        if twice:
-            raise InputError(f"{where} [axes]: {axis} has {twice[0]} twice; drop or rename one.")
+        _check_values(axis, values, f"{where} [axes]")
     for rule in file.exclude:
         for key, value in rule.items():
             if key not in file.axes:
@@ -279,11 +288,22 @@ def _check_axes(file: GridFile, where: str) -> None:
                 raise InputError(f"{where} [[exclude]]: {key} = {value!r} is no value of that axis: {labels}.")
 
 
+def _check_values(key: str, values: Sequence[Any], place: str) -> None:
+    """Refuse values of an axis or of a search that cannot be told apart."""
+    is_setting = key.partition(".")[0] in Experiment.model_fields
+    if not is_setting and any(isinstance(value, dict) and "name" not in value for value in values):
+        raise InputError(f'{place}: each table of {key} is a bundle and needs name = "...".')
+    labels = [json.dumps(_label(key, value), sort_keys=True) for value in values]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise InputError(f"{place}: {key} has {twice[0]} twice; drop or rename one.")
+
+
 def _check_search(file: GridFile, search: SearchSettings, where: str) -> None:
     """Refuse searched settings that are axes, and conditions that no axis value fulfils."""
     for key, draw in search.space.items():
         if key in file.axes:
             raise InputError(f"{where} [search.space]: {key} is an axis; leave it to one.")
+        _check_values(key, draw.values or (), f"{where} [search.space]")
         for axis, values in draw.where.items():
             place = f"{where} [search.space] {key}.where"
             if axis not in file.axes:
@@ -311,4 +331,6 @@ def _experiment(file: GridFile, assigned: Mapping[str, Any], seed: int, where: s
             value = data[key] | value  # a table adds to the shared one
         # A copy, because settings that follow may reach inside.
         assign(data, key.split("."), copy.deepcopy(value), where=f"{where} [axes]")
+    if data.get("method", "gan") != "gan":
+        data.setdefault("model", data["method"])  # a baseline is its own model
     return validate(Experiment, {**data, "seed": seed}, where=f"{where} [experiment]")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from harness.dotted import apply, assign, overlap
 from harness.errors import InputError, UnknownName
 from harness.experiment import Experiment, Settings, validate
 from harness.runs import SEARCH, STAGE
@@ -127,7 +128,7 @@ def load_grid(name: str, *, overrides: Sequence[str] = ()) -> Grid:
     path = find_grid_file(name)
     data = _parse(path)
     for override in overrides:
-        _override(data, override)
+        apply(override, data, tables=GridFile.model_fields)
     file = validate(GridFile, data, where=str(path))
     points = tuple(_points(file, str(path)))
     if not points:
@@ -163,62 +164,6 @@ def _parse(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def _override(data: dict[str, Any], override: str) -> None:
-    """Apply one `key=value`; a key that is not one of the grid file's tables is meant inside [experiment]."""
-    key, equals, text = override.partition("=")
-    key = key.strip()
-    if not equals or not key:
-        raise InputError(f"--set {override!r}: give key=value, e.g. --set iterations=100.")
-    tables = {name: data.get(name, {}) for name in ("axes", "search")}
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise InputError(f"{name} = {table!r} is a value, not a table; write [{name}].")
-    if not all(key.split(".")):
-        raise InputError(f"--set {override!r}: {key!r} has an empty part.")
-    axis = key.removeprefix("experiment.")
-    if axis in tables["axes"]:
-        raise InputError(f"--set {override!r}: {axis} is an axis of this grid; use --set 'axes.{axis}=[...]'.")
-    space = tables["search"].get("space", {})
-    if isinstance(space, dict) and axis in space:
-        raise InputError(f"--set {override!r}: this grid searches {axis}; use --set 'search.space.{axis}={{...}}'.")
-    top, _, rest = key.partition(".")
-    if top not in GridFile.model_fields:
-        top, rest = "experiment", key
-    table, _, name = rest.partition(".")
-    keys = [top, *rest.split(".")] if rest else [top]
-    # Axes and searched settings may be dotted themselves: the rest is one key.
-    if top == "axes" and rest:
-        keys = [top, rest.strip('"')]
-    elif top == "search" and table == "space" and name:
-        keys = [top, table, name.strip('"')]
-    assign(data, keys, _toml_value(text), where=f"--set {override!r}")
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text  # a bare word is a string
-
-
-def assign(data: dict[str, Any], keys: Sequence[str], value: Any, *, where: str) -> None:
-    """Set a value deep inside nested tables, making tables on the way; a number is a place in a list, from 0 on."""
-    inner: Any = data
-    for position, key in enumerate(keys):
-        before = ".".join(keys[:position])
-        if not isinstance(inner, dict | list):
-            raise InputError(f"{where}: {before} is a value, not a table.")
-        place: Any = key
-        if isinstance(inner, list):
-            if not key.isdecimal() or int(key) >= len(inner):
-                raise InputError(f"{where}: {before} is a list of {len(inner)}; {key!r} is no place in it, from 0 on.")
-            place = int(key)
-        if position == len(keys) - 1:
-            inner[place] = value
-        else:
-            inner = inner[place] if isinstance(inner, list) else inner.setdefault(place, {})
-
-
 def _points(file: GridFile, where: str) -> Iterator[Point]:
     _check_axes(file, where)
     if file.search:
@@ -251,24 +196,11 @@ def _settings(chosen: Mapping[str, Any], where: str) -> dict[str, Any]:
     for axis, value in chosen.items():
         added = {k: v for k, v in value.items() if k != "name"} if _is_bundle(axis, value) else {axis: value}
         for key in added:
-            if other := next((one for one in settings if _overlap(one, settings[one], key, added[key])), None):
+            if other := next((one for one in settings if overlap(one, settings[one], key, added[key])), None):
                 both = key if key == other else f"{other} and {key}, which overlap"
                 raise InputError(f"{where}: two of [axes] and [search.space] set {both}; leave it to one.")
         settings |= added
     return settings
-
-
-def _overlap(one: str, its: Any, other: str, others: Any) -> bool:
-    """Whether two dotted settings reach the same place; tables that hold different keys do not."""
-    if one == other and isinstance(its, dict) and isinstance(others, dict):
-        return any(_overlap(key, its[key], name, others[name]) for key in its for name in others)
-    first, second = one.split("."), other.split(".")
-    if len(first) > len(second):
-        first, its, second, others = second, others, first, its
-    if second[: len(first)] != first:
-        return False
-    rest = ".".join(second[len(first) :])
-    return not rest or not isinstance(its, dict) or any(_overlap(key, its[key], rest, others) for key in its)
 
 
 def _is_bundle(axis: str, value: Any) -> bool:

@@ -46,7 +46,7 @@ def format_option(command: Command) -> Command:
 def layout_options(command: Command) -> Command:
     """--rows, --columns, --components, --way: of images that models are asked for."""
     options = (
-        click.option("--rows", type=click.IntRange(min=1), help="Rows of images [default: 8]."),
+        click.option("--rows", type=click.IntRange(min=1), help="Rows of images [default: 8; conditions: all]."),
         click.option("--columns", type=click.IntRange(min=2), help="Images in a row [default: 9]."),
         click.option(
             "--components", metavar="I[,I...]", help="sweep: components of the latent, from 0 [default: the first]."
@@ -347,7 +347,7 @@ Examples:
 
 \b
 From the runs' files: curves, samples (of fixed noise), metric (over the axes; of grids alone). From the trained models,
-a file a run under PATH/plots/KIND:
+a file a run under GRID/plots/KIND, or RUN/plots/KIND.png:
   conditions     samples of one class, a row each
   sweep          what one component of the latent changes, a row each
   interpolation  the way from one latent to another, a row each

@@ -79,7 +79,10 @@ class NetworkSettings(Settings):
 
     optimizer: OptimizerSettings | None = None
     max_column_norm: Positive | None = None
-    """The weights into each unit of fully connected layers are scaled down to this norm after each update."""
+    """The weights into each unit of fully connected layers are scaled down to this norm after each update.
+
+    Embeddings of classes are such layers, of one-hot classes.
+    """
 
     @property
     def model(self) -> dict[str, Any]:
@@ -170,7 +173,7 @@ class Experiment(Settings):
     """sha256 of the data's content; filled in by the plan."""
     method: str = "gan"
     model: str
-    """Of a baseline its own name, which may be left out."""
+    """Of a baseline its own name, which a grid file leaves out."""
     model_hash: str | None = None
     """sha256 of a user's source file; filled in by the plan."""
     iterations: Annotated[int, Field(ge=1)]
@@ -209,13 +212,6 @@ class Experiment(Settings):
     """The settings of a method other than "gan"."""
     precision: Precision = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _baseline_is_its_own_model(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("method", "gan") != "gan":
-            return {"model": data["method"], **data}
-        return data
 
     def canonical(self) -> dict[str, Any]:
         """The settings as plain data without absent values; two experiments are one exactly if these are equal."""

@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from harness.dotted import apply, assign, overlap
 from harness.errors import InputError, UnknownName
 from harness.experiment import Experiment, Settings, validate
 from harness.runs import SEARCH, STAGE
 from harness.search import SearchSettings, ThenBest
 
-_FILLED_IN = ("seed", "schema_version", "data_hash", "model_hash", "loss_hash")
+_FILLED_IN = ("seed", "schema_version", "data_hash", "model_hash", "loss_hash", "classes")
 SHIPPED = Path(__file__).parent / "grids"
 
 
@@ -127,7 +128,7 @@ def load_grid(name: str, *, overrides: Sequence[str] = ()) -> Grid:
     path = find_grid_file(name)
     data = _parse(path)
     for override in overrides:
-        _override(data, override)
+        apply(override, data, tables=GridFile.model_fields)
     file = validate(GridFile, data, where=str(path))
     points = tuple(_points(file, str(path)))
     if not points:
@@ -163,62 +164,6 @@ def _parse(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def _override(data: dict[str, Any], override: str) -> None:
-    """Apply one `key=value`; a key that is not one of the grid file's tables is meant inside [experiment]."""
-    key, equals, text = override.partition("=")
-    key = key.strip()
-    if not equals or not key:
-        raise InputError(f"--set {override!r}: give key=value, e.g. --set iterations=100.")
-    tables = {name: data.get(name, {}) for name in ("axes", "search")}
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise InputError(f"{name} = {table!r} is a value, not a table; write [{name}].")
-    if not all(key.split(".")):
-        raise InputError(f"--set {override!r}: {key!r} has an empty part.")
-    axis = key.removeprefix("experiment.")
-    if axis in tables["axes"]:
-        raise InputError(f"--set {override!r}: {axis} is an axis of this grid; use --set 'axes.{axis}=[...]'.")
-    space = tables["search"].get("space", {})
-    if isinstance(space, dict) and axis in space:
-        raise InputError(f"--set {override!r}: this grid searches {axis}; use --set 'search.space.{axis}={{...}}'.")
-    top, _, rest = key.partition(".")
-    if top not in GridFile.model_fields:
-        top, rest = "experiment", key
-    table, _, name = rest.partition(".")
-    keys = [top, *rest.split(".")] if rest else [top]
-    # Axes and searched settings may be dotted themselves: the rest is one key.
-    if top == "axes" and rest:
-        keys = [top, rest.strip('"')]
-    elif top == "search" and table == "space" and name:
-        keys = [top, table, name.strip('"')]
-    assign(data, keys, _toml_value(text), where=f"--set {override!r}")
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text  # a bare word is a string
-
-
-def assign(data: dict[str, Any], keys: Sequence[str], value: Any, *, where: str) -> None:
-    """Set a value deep inside nested tables, making tables on the way; a number is a place in a list, from 0 on."""
-    inner: Any = data
-    for position, key in enumerate(keys):
-        before = ".".join(keys[:position])
-        if not isinstance(inner, dict | list):
-            raise InputError(f"{where}: {before} is a value, not a table.")
-        place: Any = key
-        if isinstance(inner, list):
-            if not key.isdecimal() or int(key) >= len(inner):
-                raise InputError(f"{where}: {before} is a list of {len(inner)}; {key!r} is no place in it, from 0 on.")
-            place = int(key)
-        if position == len(keys) - 1:
-            inner[place] = value
-        else:
-            inner = inner[place] if isinstance(inner, list) else inner.setdefault(place, {})
-
-
 def _points(file: GridFile, where: str) -> Iterator[Point]:
     _check_axes(file, where)
     if file.search:
@@ -250,8 +195,10 @@ def _settings(chosen: Mapping[str, Any], where: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for axis, value in chosen.items():
         added = {k: v for k, v in value.items() if k != "name"} if _is_bundle(axis, value) else {axis: value}
-        for key in settings.keys() & added.keys():
-            raise InputError(f"{where}: two of [axes] and [search.space] set {key}; leave it to one.")
+        for key in added:
+            if other := next((one for one in settings if overlap(one, settings[one], key, added[key])), None):
+                both = key if key == other else f"{other} and {key}, which overlap"
+                raise InputError(f"{where}: two of [axes] and [search.space] set {both}; leave it to one.")
         settings |= added
     return settings
 
@@ -263,13 +210,7 @@ def _is_bundle(axis: str, value: Any) -> bool:
 def _check_axes(file: GridFile, where: str) -> None:
     """Refuse axes whose values cannot be told apart, and exclusions that exclude nothing."""
     for axis, values in file.axes.items():
-        is_setting = axis.partition(".")[0] in Experiment.model_fields
-        if not is_setting and any(isinstance(value, dict) and "name" not in value for value in values):
-            raise InputError(f'{where} [axes]: each table of {axis} is a bundle and needs name = "...".')
-        labels = [json.dumps(_label(axis, value), sort_keys=True) for value in values]
-        twice = [label for label in labels if labels.count(label) > 1]
-        if twice:
-            raise InputError(f"{where} [axes]: {axis} has {twice[0]} twice; drop or rename one.")
+        _check_values(axis, values, f"{where} [axes]")
     for rule in file.exclude:
         for key, value in rule.items():
             if key not in file.axes:
@@ -279,11 +220,22 @@ def _check_axes(file: GridFile, where: str) -> None:
                 raise InputError(f"{where} [[exclude]]: {key} = {value!r} is no value of that axis: {labels}.")
 
 
+def _check_values(key: str, values: Sequence[Any], place: str) -> None:
+    """Refuse values of an axis or of a search that cannot be told apart."""
+    is_setting = key.partition(".")[0] in Experiment.model_fields
+    if not is_setting and any(isinstance(value, dict) and "name" not in value for value in values):
+        raise InputError(f'{place}: each table of {key} is a bundle and needs name = "...".')
+    labels = [json.dumps(_label(key, value), sort_keys=True) for value in values]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise InputError(f"{place}: {key} has {twice[0]} twice; drop or rename one.")
+
+
 def _check_search(file: GridFile, search: SearchSettings, where: str) -> None:
     """Refuse searched settings that are axes, and conditions that no axis value fulfils."""
     for key, draw in search.space.items():
         if key in file.axes:
             raise InputError(f"{where} [search.space]: {key} is an axis; leave it to one.")
+        _check_values(key, draw.values or (), f"{where} [search.space]")
         for axis, values in draw.where.items():
             place = f"{where} [search.space] {key}.where"
             if axis not in file.axes:
@@ -311,4 +263,6 @@ def _experiment(file: GridFile, assigned: Mapping[str, Any], seed: int, where: s
             value = data[key] | value  # a table adds to the shared one
         # A copy, because settings that follow may reach inside.
         assign(data, key.split("."), copy.deepcopy(value), where=f"{where} [axes]")
+    if data.get("method", "gan") != "gan":
+        data.setdefault("model", data["method"])  # a baseline is its own model
     return validate(Experiment, {**data, "seed": seed}, where=f"{where} [experiment]")

@@ -82,6 +82,7 @@ def sweep(sampler: Sampler, layout: Layout) -> Sheet:
             "components": np.array(components),
             "values": values.cpu().numpy(),
             "latents": swept.flatten(0, 1).cpu().numpy(),
+            **({} if y is None else {"labels": y[0]}),
         },
     )
 
@@ -89,9 +90,9 @@ def sweep(sampler: Sampler, layout: Layout) -> Sheet:
 def interpolation(sampler: Sampler, layout: Layout) -> Sheet:
     """Each row goes from one sample to the next: row r from sample 2 r to 2 r + 1 of the run's endless list.
 
-    Its ends are those samples, bit for bit; where the model is conditional all of a row is of the first one's class.
-    Facts: kind, way, fractions (columns,) of the way, latents
-    (rows * columns, size).
+    Its ends are those samples, bit for bit; where the model is conditional all of a row is of the first one's class, so
+    its right end is that sample's latent in another class. Facts: kind, way, fractions (columns,) of the way, latents
+    (rows * columns, size), and labels (rows * columns,) where there are conditions.
     Errors: InputError for a spherical way where the prior is not normal; as `Sampler.latents`.
     """
     settings = sampler.members[0].experiment.latent
@@ -105,21 +106,21 @@ def interpolation(sampler: Sampler, layout: Layout) -> Sheet:
     fractions = torch.linspace(0, 1, layout.columns, dtype=torch.float64)
     start, stop = ends[0::2, None], ends[1::2, None]
     between = WAYS[layout.way](start, stop, fractions[1:-1, None].to(ends))
-    samples, labels = sampler.sample(2 * rows)[0], sampler.labels(2 * rows)
+    z = torch.cat([start, between, stop], 1)
+    labels = sampler.labels(2 * rows)
+    y = None if labels is None else labels[:, 0::2].repeat(layout.columns, axis=1)
+    samples = sampler.sample(2 * rows)[0]
+    images = sampler.images_at(z.flatten(0, 1)[None], y)[0].reshape(*z.shape[:2], *samples.shape[1:])
     if labels is None:
-        inner = sampler.images_at(between.flatten(0, 1)[None])[0].reshape(*between.shape[:2], *samples.shape[1:])
-        images = np.concatenate([samples[0::2, None], inner, samples[1::2, None]], axis=1)
-    else:
-        z = torch.cat([start, between, stop], 1)
-        y = labels[:, 0::2].repeat(layout.columns, axis=1)
-        images = sampler.images_at(z.flatten(0, 1)[None], y)[0].reshape(*z.shape[:2], *samples.shape[1:])
+        images[:, 0], images[:, -1] = samples[0::2], samples[1::2]
     return Sheet(
         images,
         {
             "kind": np.array("interpolation"),
             "way": np.array(layout.way),
             "fractions": fractions.numpy(),
-            "latents": torch.cat([start, between, stop], 1).flatten(0, 1).cpu().numpy(),
+            "latents": z.flatten(0, 1).cpu().numpy(),
+            **({} if y is None else {"labels": y[0]}),
         },
     )
 

@@ -96,11 +96,13 @@ def next_step(folder: GridFolder, plan: Plan) -> str | None:
     standing = _standing(folder)
     searched = _searched(plan)
     waiting = [run.id for place, members in searched.items() if place not in standing for run in members]
-    lacking = [run_id for run_id in waiting if _score(folder.run(run_id), then_best.metric) is None]
+    unended = [run_id for run_id in waiting if folder.run(run_id).status() not in ("complete", "diverged")]
+    if unended:
+        return f"{len(unended)} draws of the search have not ended ({_named(unended)}); the same command goes on."
+    lacking = [run_id for run_id in waiting if _score(folder.run(run_id), plan) is None]
     if lacking:
-        named = ", ".join(lacking[:_SHOWN]) + (f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else "")
         return (
-            f"{len(lacking)} draws of the search lack {then_best.metric} on validation images ({named}): "
+            f"{len(lacking)} draws of the search lack {then_best.metric} on validation images ({_named(lacking)}): "
             f"`harness evaluate {folder.path}` measures it, then the same command again trains the best."
         )
     if waiting:
@@ -135,7 +137,7 @@ def _choice(folder: GridFolder, plan: Plan, members: Sequence[PlannedRun]) -> Ch
     assert then_best is not None  # or there are no runs to choose from
     draws: dict[str, list[tuple[PlannedRun, Score]]] = {}
     for run in members:
-        score = _score(folder.run(run.id), then_best.metric)
+        score = _score(folder.run(run.id), plan)
         if score is None:
             return None
         draws.setdefault(_place(run.axes), []).append((run, score))
@@ -168,14 +170,19 @@ def _candidate(plan: Plan, scored: Sequence[tuple[PlannedRun, Score]]) -> dict[s
     }
 
 
-def _score(run: RunFolder, metric: str) -> Score | None:
-    """A run's score; None while it has not ended or is not measured."""
+def _named(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:_SHOWN]) + (f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else "")
+
+
+def _score(run: RunFolder, plan: Plan) -> Score | None:
+    """A run's score; None while it has not ended or is not measured as its grid says, with as many samples."""
+    assert plan.grid.then_best is not None  # or nothing is scored
     status = run.status()
     if status == "diverged":
         return Score(None, reason="diverged")
     record = run.evaluation() if status == "complete" else None
-    stated = (record or {}).get("validation", {}).get(metric)
-    if record is None or stated is None:
+    stated = (record or {}).get("validation", {}).get(plan.grid.then_best.metric)
+    if record is None or stated is None or record["samples"]["count"] != plan.grid.evaluation.samples:
         return None
     found = record["metrics"][stated["key"]]
     return Score(found["value"], stated["key"], stated["better"], found.get("reason"))

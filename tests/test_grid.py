@@ -330,6 +330,23 @@ BAD: dict[str, tuple[str, str, str]] = {
         BASE,
         "two of [axes] and [search.space] set k; leave it to one",
     ),
+    "a searched setting inside a bundle's table": (
+        '[axes]\na = [{name = "b", penalty = {name = "r1", weight = 5}}]\n[search]\ndraws = 1\n'
+        '[search.space]\n"penalty.weight" = {distribution = "choice", values = [1]}\n',
+        BASE,
+        "two of [axes] and [search.space] set penalty and penalty.weight, which overlap; leave it to one",
+    ),
+    "searched bundles of one name": (
+        '[search]\ndraws = 1\n[search.space.a]\ndistribution = "choice"\n'
+        'values = [{name = "b", k = 1}, {name = "b", k = 5}]\n',
+        BASE,
+        '[search.space]: a has "b" twice; drop or rename one',
+    ),
+    "a searched bundle without a name": (
+        '[search]\ndraws = 1\n[search.space.a]\ndistribution = "choice"\nvalues = [{k = 1}]\n',
+        BASE,
+        '[search.space]: each table of a is a bundle and needs name = "..."',
+    ),
     "a search at no axis": (
         "[axes]\nk = [1]\n[search]\ndraws = 1\n"
         '[search.space]\nema = {distribution = "choice", values = [0.5], where.kk = [1]}\n',

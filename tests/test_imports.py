@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # Parts of the house from the ground up. A part may import those on floors below, and its own modules.
 FLOORS = (
     {"errors", "philox", "singly"},
-    {"draws", "images", "runs", "experiment", "user_code"},
+    {"dotted", "draws", "images", "runs", "experiment", "user_code"},
     {"layers", "search"},
     {"models", "objectives", "metrics", "grid"},
     {"training"},

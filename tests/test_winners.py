@@ -20,7 +20,8 @@ draws = {draws}
 then_best = {{n = {n}, seeds = {seeds}, metric = "{metric}"}}
 space = {{"optimizer.lr" = {{distribution = "uniform", low = 0.01, high = 0.1}}}}
 """
-KEY = "fid[classifier-digits,validation,n=50]"
+SAMPLES = 10_000  # what a grid measures where it says nothing
+KEY = f"fid[classifier-digits,validation,n={SAMPLES}]"
 
 
 def search(*, draws: int = 3, n: int = 1, seeds: int = 2, metric: str = "fid") -> str:
@@ -32,12 +33,22 @@ def folder(tmp_path: Path) -> GridFolder:
     return GridFolder(tmp_path / "out" / "tiny")
 
 
-def end(folder: GridFolder, run: PlannedRun, value: float | None, *, key: str = KEY, better: str = "lower") -> None:
+def end(
+    folder: GridFolder,
+    run: PlannedRun,
+    value: float | None,
+    *,
+    key: str = KEY,
+    better: str = "lower",
+    samples: int = SAMPLES,
+) -> None:
     """A run that has ended and is measured."""
     folder.run(run.id).write("provenance.json", {"outcome": "complete"})
     measured = {"value": value, "standard_error": None} | ({"reason": "too few"} if value is None else {})
-    stated = {"fid": {"key": key, "better": better, "asked": "n=50 validation"}}
-    folder.run(run.id).write("evaluation.json", {"metrics": {key: measured}, "validation": stated})
+    stated = {"fid": {"key": key, "better": better, "asked": f"n={samples} validation"}}
+    folder.run(run.id).write(
+        "evaluation.json", {"samples": {"count": samples}, "metrics": {key: measured}, "validation": stated}
+    )
 
 
 def end_all(folder: GridFolder, plan: Plan, values: list[float | None], **stated: Any) -> None:
@@ -106,11 +117,23 @@ def test_nothing_is_chosen_before_all_draws_of_an_axis_point_are_measured(folder
     for run in plan.runs[:4]:
         end(folder, run, 1.0)
     folder.run(plan.runs[4].id).write("provenance.json", {"outcome": "complete"})
+    note = str(winners.next_step(folder, plan))
+    assert "1 draws of the search have not ended" in note and plan.runs[5].id in note
+    folder.run(plan.runs[5].id).write("provenance.json", {"outcome": "complete"})
     assert [choice["axes"] for choice in winners.settle(folder, plan)] == [{"loss": "minimax"}]
     note = str(winners.next_step(folder, plan))
     assert "2 draws of the search lack fid on validation images" in note
     assert plan.runs[4].id in note and plan.runs[5].id in note and plan.runs[3].id not in note
     assert f"`harness evaluate {folder.path}`" in note
+
+
+def test_a_measurement_of_other_samples_than_the_grid_asks_for_chooses_nothing(
+    folder: GridFolder, planned: Planned
+) -> None:
+    plan = planned(search())
+    end_all(folder, plan, [3.0, 1.0, 2.0], samples=50)
+    assert winners.settle(folder, plan) == []
+    assert "3 draws of the search lack fid" in str(winners.next_step(folder, plan))
 
 
 def test_a_choice_stands_whatever_is_measured_later(folder: GridFolder, planned: Planned) -> None:
@@ -163,7 +186,7 @@ def test_a_choice_among_others_is_refused(changed: str, message: str, folder: Gr
 def test_scores_under_different_keys_are_not_compared(folder: GridFolder, planned: Planned) -> None:
     plan = planned(search())
     end_all(folder, plan, [3.0, 1.0, 2.0])
-    end(folder, plan.runs[0], 0.5, key="fid[classifier-digits,validation,n=10]")
+    end(folder, plan.runs[0], 0.5, key="fid[inception-v3-compat,validation,n=10000]")
     with pytest.raises(InputError, match="measured under different keys"):
         winners.settle(folder, plan)
     assert not (folder.path / "search.json").exists()

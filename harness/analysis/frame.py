@@ -7,6 +7,7 @@ Columns have two levels, so that each metric is a group: `frame["loss"]` and `fr
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
@@ -112,7 +113,8 @@ def describe(axes: Iterable[str], label: Label) -> list[str]:
     Absent ones are left out.
     """
     axes = list(axes)
-    last = [axis.rpartition(".")[2] for axis in axes]
+    # A number alone, a place in a list, would say nothing.
+    last = [re.sub(r".*\.(?=[^.]*[^.0-9])", "", axis) for axis in axes]
     names = [name if last.count(name) == 1 else axis for axis, name in zip(axes, last, strict=True)]
     return [
         value if isinstance(value, str) else f"{name}={show(value)}"

@@ -23,9 +23,10 @@ Facts = Mapping[str, NDArray[Any]]
 
 def sweep(images: Images, facts: Facts, *, title: str, about: str = "") -> Figure:
     """Images (rows, columns, c, h, w): the `components` (rows,) at `values` (columns,)."""
+    of_class = f", in class {facts['labels'][0]}," if "labels" in facts else ""
     caption = (
-        f"{about}Each row: one component of the first sample's latent moves through quantiles of its prior (the values "
-        "above), all others fixed."
+        f"{about}Each row: one component of the first sample's latent{of_class} moves through quantiles of its "
+        "prior (the values above), all others fixed."
     )
     left = [f"z[{component}]" for component in facts["components"]]
     return _sheet(images, left=left, above=[f"{value:z.2f}" for value in facts["values"]], title=title, caption=caption)
@@ -34,9 +35,14 @@ def sweep(images: Images, facts: Facts, *, title: str, about: str = "") -> Figur
 def interpolation(images: Images, facts: Facts, *, title: str, about: str = "") -> Figure:
     """Images (rows, columns, c, h, w): on the `way` from sample 2 r to 2 r + 1, at `fractions` (columns,) of it."""
     line = {"linear": "straight line", "spherical": "great circle"}[str(facts["way"])]
+    ends = (
+        "The ends are the run's first samples, none selected."
+        if "labels" not in facts
+        else "All of a row is of the class of its left end, the run's sample of that number, none selected."
+    )
     caption = (
         f"{about}Each row: from the latent of one sample to that of the next along a {line} (the part of the way "
-        "above). The ends are the run's first samples, none selected."
+        f"above). {ends}"
     )
     left = [f"{2 * row} to {2 * row + 1}" for row in range(len(images))]
     return _sheet(

@@ -69,17 +69,18 @@ def write_pictures(
     with progress_bar() as progress:
         for subject in progress.track(subjects, description=f"drawing {', '.join(kinds)}"):
             training = training_of(subject.grid.path) if NEIGHBOURS in kinds else {}
-            try:
-                sampler = sampling.load(subject.run)
-                made = {kind: _figure(kind, sampler, laid_out, subject, training) for kind in kinds}
-            except InputError as error:
-                if len(subjects) == 1:
-                    raise
-                problems.append(f"  {subject.run.id}  {error}")  # the other runs go on
-            else:
-                written += [to_png(figure, subject.file(kind)) for kind, figure in made.items()]
+            for kind in kinds:
+                try:
+                    figure = _figure(kind, sampling.load(subject.run), laid_out, subject, training)
+                except InputError as error:
+                    if len(subjects) * len(kinds) == 1:
+                        raise
+                    problems.append(f"  {subject.run.id}  {kind}: {error}")  # the others go on
+                else:
+                    written.append(to_png(figure, subject.file(kind)))
     if problems:
-        message = "\n".join([f"{len(problems)} of {len(subjects)} runs could not be drawn:", *problems])
+        asked = len(subjects) * len(kinds)
+        message = "\n".join([f"{len(problems)} of {asked} pictures could not be drawn:", *problems])
         raise RunFailed(message) if written else InputError(message)
     return written
 

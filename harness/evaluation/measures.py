@@ -237,6 +237,13 @@ def class_accuracy(subject: Subject) -> list[Records]:
     """The share of a conditional model's samples that the classifier sees as the class they were made for."""
     if subject.labels is None:
         raise InputError("class-accuracy needs samples that were made for a class, and these were not; leave it out.")
+    data, classes_seen = subject.references.data, subject.logits.shape[2]
+    if classes_seen != data.classes:
+        raise InputError(
+            f"class-accuracy needs a classifier of the {data.classes} classes of {data.name}; "
+            f"{subject.references.extractor.name} has {classes_seen}: fit one with `harness extractor fit`, and "
+            "name it with --extractor."
+        )
     key = subject.key("class-accuracy", split="")
     return [
         {key: asdict(classes.class_accuracy(own, labels))}

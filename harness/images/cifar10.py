@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import DataMissing
-from harness.images.download import download
+from harness.images.download import found
 from harness.images.image_set import ImageSet, Split, content_hash
 from harness.images.places import refuse_path
 
@@ -47,13 +47,7 @@ def load(path: str | None, folders: Sequence[Path]) -> ImageSet:
     published settings of Goodfellow et al. (2014): batches 1 to 4, and batch 5.
     """
     refuse_path("cifar10", path)
-    for folder in folders:
-        batches = read_files(folder / BATCHES)
-        if len(batches) == len(FILES):
-            break
-    else:
-        folder = folders[0] if folders else Path()
-        batches = read_files(download("CIFAR-10", list(FILES), layout=BATCHES, folder=folder, fetch=fetch))
+    batches = found("CIFAR-10", list(FILES), layout=BATCHES, folders=folders, read=read_files, fetch=fetch)
     train, validation, test = (split(batches, names) for names in (TRAIN, VALIDATION, TEST))
     return ImageSet(
         name="cifar10",

@@ -9,8 +9,31 @@ import tempfile
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
+from typing import TypeVar
 
 from harness.errors import DataMissing
+
+File = TypeVar("File")
+
+
+def found(
+    data_set: str,
+    names: Sequence[str],
+    *,
+    layout: Path,
+    folders: Sequence[Path],
+    read: Callable[[Path], dict[str, File]],
+    fetch: Callable[[Path], object],
+) -> dict[str, File]:
+    """What `read` gives of a data set's files, from `layout` in the first of some folders that has them all.
+
+    Where none has, they are fetched into the first. Errors: as `read` and `download`.
+    """
+    for folder in folders:
+        files = read(folder / layout)
+        if len(files) == len(names):
+            return files
+    return read(download(data_set, names, layout=layout, folder=folders[0] if folders else Path(), fetch=fetch))
 
 
 def download(

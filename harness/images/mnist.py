@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import DataMissing
-from harness.images.download import download
+from harness.images.download import found
 from harness.images.image_set import ImageSet, Split, content_hash
 from harness.images.places import refuse_path
 
@@ -46,14 +46,8 @@ def load(path: str | None, folders: Sequence[Path]) -> ImageSet:
     et al. (2014).
     """
     refuse_path("mnist", path)
-    for folder in folders:
-        arrays = read_files(folder / RAW)
-        if len(arrays) == len(FILES):
-            break
-    else:
-        folder = folders[0] if folders else Path()
-        packed = [f"{name}.gz" for name in FILES]
-        arrays = read_files(download("MNIST", packed, layout=RAW, folder=folder, fetch=fetch))
+    packed = [f"{name}.gz" for name in FILES]
+    arrays = found("MNIST", packed, layout=RAW, folders=folders, read=read_files, fetch=fetch)
     images, test_images = arrays["train-images-idx3-ubyte"], arrays["t10k-images-idx3-ubyte"]
     labels, test_labels = (arrays[f"{part}-labels-idx1-ubyte"].astype(np.int64) for part in ("train", "t10k"))
     train = Split(images[:50_000], labels[:50_000])

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from harness.draws import Draws
-from harness.layers.convolution import Convolution, MaxoutConvolution
+from harness.layers.convolution import Convolution, MaxoutConvolution, TransposedConvolution
 from harness.layers.labels import Embedding
 from harness.layers.linear import Linear, Maxout
 from harness.layers.network import Context, Layer, Parameters
@@ -21,7 +21,8 @@ from harness.layers.residual import Residual
 class SpectralNorm:
     """A layer whose weight is divided by an estimate of its largest singular value, each member's by its own.
 
-    A member's weight counts as the matrix (first axis, all others). The left singular vector is kept and moves by one
+    A member's weight counts as the matrix (first axis, all others), for a transposed convolution as (outputs, all
+    others), like torch.nn.utils.parametrizations.spectral_norm. The left singular vector is kept and moves by one
     power iteration with every pass in training; the estimate is differentiable by the weight, the vectors are held
     fixed. Biases stay as they are. Source: Miyato et al. 2018, algorithm 1.
     """
@@ -36,19 +37,22 @@ class SpectralNorm:
     def _vector(self) -> str:
         return f"{self._weight}_u"
 
+    def _matrix(self, weight: Tensor) -> Tensor:
+        return (weight.transpose(1, 2) if isinstance(self.layer, TransposedConvolution) else weight).flatten(2)
+
     @property
     def buffers(self) -> tuple[str, ...]:
         return (*self.layer.buffers, self._vector)
 
     def init(self, draws: Draws, purpose: str) -> Parameters:
         parameters = self.layer.init(draws, purpose)
-        rows = parameters[self._weight].shape[1]
+        rows = self._matrix(parameters[self._weight]).shape[1]
         vector = normalize(draws.normal(f"{purpose}/{self._vector}", 0, 1, rows)[:, 0], dim=1)
         return parameters | {self._vector: vector}
 
     def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, context: Context) -> Tensor:
         weight, left = parameters[self._weight], parameters[self._vector]
-        matrix = weight.flatten(2)
+        matrix = self._matrix(weight)
         with torch.autocast(weight.device.type, enabled=False):  # a norm of few digits would be no norm
             with torch.no_grad():
                 right = normalize(_times(left, matrix), dim=1)

@@ -24,15 +24,14 @@ from harness.layers import (
     activation,
     flatten,
     scalar,
-    spectrally_normalised,
     unflatten,
 )
 from harness.models.family import (
     ImageStatistics,
     OutputName,
-    ReconstructionError,
     StackedNetwork,
     family_of,
+    finished,
     output,
 )
 
@@ -112,8 +111,7 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
     else:
         features = widths[-1] * (shape[0] >> stages) * (shape[1] >> stages)
         layers += [flatten(), Linear("output", features, 1, weight_std=std), scalar()]
-    network = Network(tuple(spectrally_normalised(layers) if settings.spectral_norm else layers))
-    return ReconstructionError(network) if settings.autoencoder else network
+    return finished(layers, spectral_norm=settings.spectral_norm, autoencoder=settings.autoencoder)
 
 
 def halvings(stages: int | None, images: ImageStatistics, *, role: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.draws import Draws
 from harness.experiment import Experiment, Settings, validate
-from harness.layers import Context, Function, Parameters, activation
+from harness.layers import Context, Function, Layer, Network, Parameters, activation, spectrally_normalised
 
 OutputName = Literal["sigmoid", "tanh", "linear"]
 """What a generator's last values become images by: into [0, 1]; "linear": as they are, for data in other units."""
@@ -71,6 +71,12 @@ class Pair:
     """Whether a pass is a fixed sequence of kernels, which a graph can replay."""
     convolutional: bool = False
     """Whether there are convolutions, which a stack can compute in several ways."""
+
+
+def finished(layers: Iterable[Layer], *, spectral_norm: bool | None, autoencoder: bool | None = None) -> StackedNetwork:
+    """The discriminator of these layers: spectrally normalised, and scored by its errors, where its settings say so."""
+    network = Network(tuple(spectrally_normalised(layers) if spectral_norm else layers))
+    return ReconstructionError(network) if autoencoder else network
 
 
 @dataclass(frozen=True)

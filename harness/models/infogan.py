@@ -26,15 +26,14 @@ from harness.layers import (
     activation,
     flatten,
     scalar,
-    spectrally_normalised,
     unflatten,
 )
 from harness.models.family import (
     ImageStatistics,
     OutputName,
-    ReconstructionError,
     StackedNetwork,
     family_of,
+    finished,
     output,
 )
 from harness.models.mlp import Width
@@ -121,8 +120,7 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
             Linear("output", settings.hidden, 1, weight_std=std),
             scalar(),
         ]
-    network = Network(tuple(spectrally_normalised(layers) if settings.spectral_norm else layers))
-    return ReconstructionError(network) if settings.autoencoder else network
+    return finished(layers, spectral_norm=settings.spectral_norm, autoencoder=settings.autoencoder)
 
 
 def _smallest(channels: int, images: ImageStatistics) -> tuple[int, int, int]:

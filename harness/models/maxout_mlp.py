@@ -11,9 +11,9 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from harness.experiment import Added, Fraction, Positive, Settings
-from harness.layers import Layer, Linear, Maxout, Network, flatten, scalar, spectrally_normalised
+from harness.layers import Layer, Linear, Maxout, flatten, scalar
 from harness.models import mlp
-from harness.models.family import ImageStatistics, family_of
+from harness.models.family import ImageStatistics, StackedNetwork, family_of, finished
 
 
 class GeneratorSettings(mlp.GeneratorSettings):
@@ -41,7 +41,7 @@ class DiscriminatorSettings(Settings):
         return self
 
 
-def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -> Network:
+def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -> StackedNetwork:
     """Image to maxout layers to one logit."""
     widths = (math.prod(images.shape), *settings.hidden)
     hidden: list[list[Layer]] = [
@@ -50,7 +50,7 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
     ]
     score = Linear("output", widths[-1], 1, mlp.at_layer(settings.weight_range, len(settings.hidden)))
     layers: list[Layer] = [flatten(), *mlp.with_dropout(hidden, settings.dropout), score, scalar()]
-    return Network(tuple(spectrally_normalised(layers) if settings.spectral_norm else layers))
+    return finished(layers, spectral_norm=settings.spectral_norm)
 
 
 FAMILY = family_of(

@@ -22,15 +22,14 @@ from harness.layers import (
     activation,
     flatten,
     scalar,
-    spectrally_normalised,
     unflatten,
 )
 from harness.models.family import (
     ImageStatistics,
     OutputName,
-    ReconstructionError,
     StackedNetwork,
     family_of,
+    finished,
     output,
 )
 
@@ -151,8 +150,7 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
         ]
     else:
         layers += [Linear("output", widths[-1], 1, last), scalar()]
-    network = Network(tuple(spectrally_normalised(layers) if settings.spectral_norm else layers))
-    return ReconstructionError(network) if settings.autoencoder else network
+    return finished(layers, spectral_norm=settings.spectral_norm, autoencoder=settings.autoencoder)
 
 
 def with_dropout(hidden: Sequence[Sequence[Layer]], rates: Sequence[float]) -> list[Layer]:

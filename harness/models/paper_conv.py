@@ -28,10 +28,9 @@ from harness.layers import (
     flatten,
     max_pool,
     scalar,
-    spectrally_normalised,
     unflatten,
 )
-from harness.models.family import ImageStatistics, OutputName, family_of, output
+from harness.models.family import ImageStatistics, OutputName, StackedNetwork, family_of, finished, output
 from harness.models.mlp import Width, at_layer, per_layer, with_dropout
 
 Padding = Annotated[int, Field(ge=0)]
@@ -139,7 +138,7 @@ def small_side(side: int, images: ImageStatistics) -> tuple[int, int]:
     return small, cut
 
 
-def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -> Network:
+def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -> StackedNetwork:
     """Image to smaller and smaller maxout features, to maxout layers, to one logit."""
     height, width = pooled_sides(settings, images)
     hidden: list[list[Layer]] = []
@@ -162,7 +161,7 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
         hidden.append([Maxout(f"hidden{number}", inputs, units, settings.hidden_pieces, settings.weight_range)])
     layers = with_dropout(hidden, settings.dropout)
     layers += [Linear("output", widths[-1], 1, settings.weight_range), scalar()]
-    return Network(tuple(spectrally_normalised(layers) if settings.spectral_norm else layers))
+    return finished(layers, spectral_norm=settings.spectral_norm)
 
 
 def pooled_sides(settings: DiscriminatorSettings, images: ImageStatistics) -> list[int]:

@@ -26,12 +26,11 @@ from harness.layers import (
     activation,
     average_pool,
     scalar,
-    spectrally_normalised,
     sum_pool,
     unflatten,
     upsample,
 )
-from harness.models.family import ImageStatistics, OutputName, family_of, output
+from harness.models.family import ImageStatistics, OutputName, StackedNetwork, family_of, finished, output
 from harness.models.mlp import Width
 
 _EPS = 2e-5
@@ -76,7 +75,7 @@ def generator(settings: GeneratorSettings, *, latent: int, images: ImageStatisti
     return Network(tuple(layers))
 
 
-def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -> Network:
+def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -> StackedNetwork:
     """Image to blocks that halve it, to blocks that do not, to the sum over pixels, to one logit."""
     colours, height, width = images.shape
     channels, halvings = settings.channels, settings.down_blocks
@@ -92,7 +91,7 @@ def discriminator(settings: DiscriminatorSettings, *, images: ImageStatistics) -
         layers.append(Residual(tuple(_activated_convolutions(f"block{number}", channels, channels))))
     score = Linear("output", channels, 1, weight_range=_glorot(channels, 1), bias=False)
     layers += [activation("relu"), sum_pool(), score, scalar()]
-    return Network(tuple(spectrally_normalised(layers) if settings.spectral_norm else layers))
+    return finished(layers, spectral_norm=settings.spectral_norm)
 
 
 def doublings(blocks: int | None, images: ImageStatistics) -> int:

@@ -53,6 +53,10 @@ def resolved(experiment: Experiment, data: ImageSet) -> Experiment:
         raise InputError(f'updates = "simultaneous" has no inner loop: k = {experiment.k} must be 1.')
     if experiment.updates == "simultaneous" and experiment.critic_schedule is not None:
         raise InputError('updates = "simultaneous" has no inner loop: leave critic_schedule out.')
+    if experiment.preprocessing is not None and experiment.discriminator.model.get("signed_input"):
+        raise InputError(
+            "discriminator.signed_input moves images in [0, 1], and preprocessing gives others; leave it out."
+        )
     experiment = models.resolved(experiment, autoencoder=loss(experiment.loss).score == "reconstruction_error")
     experiment = _preprocessing_resolved(experiment, data)
     shared = without_absent(experiment.optimizer.model_dump())
@@ -111,7 +115,7 @@ def _objective_resolved(experiment: Experiment) -> Experiment:
 def _conditions_resolved(experiment: Experiment, data: ImageSet) -> Experiment:
     """The experiment with how the classes of its data enter written in, where they do."""
     if not experiment.conditional:
-        if experiment.condition is not None or experiment.classes is not None:
+        if experiment.condition is not None:
             raise InputError("condition belongs to conditional = true; add that, or leave it out.")
         return experiment
     if data.classes is None or data.train.labels is None:
@@ -120,13 +124,16 @@ def _conditions_resolved(experiment: Experiment, data: ImageSet) -> Experiment:
         raise InputError(f"loss {experiment.loss!r} is of images alone and sees no class; leave conditional out.")
     if user_code.is_users(experiment.model):
         raise InputError(f"model {experiment.model!r} is your own and takes no classes; leave conditional out.")
+    if data.classes < 2:
+        raise InputError(f"conditional = true needs two classes, and {data.name} has {data.classes}; leave it out.")
     condition = experiment.condition or ConditionSettings()
     return experiment.model_copy(update={"condition": condition, "classes": data.classes})
 
 
 def _preprocessing_resolved(experiment: Experiment, data: ImageSet) -> Experiment:
     """The experiment with the constants of its preprocessing written in; its generator's output suits that."""
-    output = experiment.generator.model.get("output")
+    is_own = not user_code.is_users(experiment.model)
+    output = experiment.generator.model.get("output") if is_own else None
     if experiment.preprocessing is None:
         if output == "linear":
             raise InputError(
@@ -144,7 +151,10 @@ def _preprocessing_resolved(experiment: Experiment, data: ImageSet) -> Experimen
             f'preprocessing "{name}" has no bounds, the generator\'s output "{output}" has: take '
             'generator = {output = "linear"}.'
         )
-    return experiment.model_copy(update={"preprocessing": preprocessing})
+    update: dict[str, Any] = {"preprocessing": preprocessing}
+    if is_own and "signed_input" in experiment.discriminator.model:  # which is for images in [0, 1]
+        update["discriminator"] = experiment.discriminator.model_copy(update={"signed_input": False})
+    return experiment.model_copy(update=update)
 
 
 def shape(experiment: Experiment, image_shape: tuple[int, int, int]) -> str | None:

@@ -16,6 +16,7 @@ from harness.images import ImageSet, Split, unit
 _GCN_NORM = 55.0  # of CIFAR-10's images in the settings of Goodfellow et al. 2014
 _SMALLEST_NORM = 1e-4  # of an image that is not of one grey: less is rounding
 _BLOCK = 4096
+_AVERAGE: dict[str, tuple[float, float]] = {}  # by content hash: a grid's runs ask for the same again and again
 
 
 class Units(Protocol):
@@ -86,6 +87,8 @@ def resolved(settings: PreprocessingSettings, data: ImageSet) -> PreprocessingSe
 
     Errors: InputError where the data set has no such units.
     """
+    if settings.constants is not None:
+        raise InputError("preprocessing.constants cannot be set; the harness fills it in.")
     if settings.name == "original_units":
         if data.affine is None:
             raise InputError(f'preprocessing "original_units" is for toys, not for {data.name}; leave it out.')
@@ -95,7 +98,9 @@ def resolved(settings: PreprocessingSettings, data: ImageSet) -> PreprocessingSe
     else:
         if data.affine is not None:
             raise InputError(f'preprocessing "gcn" is for images, and {data.name} holds points; leave it out.')
-        brightness, mean_contrast = _of_average_image(data.train)
+        if data.content_hash not in _AVERAGE:
+            _AVERAGE[data.content_hash] = _of_average_image(data.train)
+        brightness, mean_contrast = _AVERAGE[data.content_hash]
         constants = {"brightness": (brightness,), "contrast": (mean_contrast,)}
     norm = None if settings.name == "original_units" else settings.norm or _GCN_NORM
     return settings.model_copy(update={"constants": constants, "norm": norm})

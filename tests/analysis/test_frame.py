@@ -75,6 +75,7 @@ def test_an_axis_of_lists_is_shown_as_json(grid: GridFolder) -> None:
 def test_axes_that_share_their_last_name_are_described_in_full() -> None:
     assert describe(["loss", "k"], ("minimax", 2)) == ["minimax", "k=2"]
     both = describe(["generator.optimizer.lr", "discriminator.optimizer.lr"], (0.1, 0.2))
+    assert describe(["optimizer.betas.0", "k"], (0.5, 2)) == ["betas.0=0.5", "k=2"]
     assert both == ["generator.optimizer.lr=0.1", "discriminator.optimizer.lr=0.2"]
 
 

@@ -19,6 +19,7 @@ from harness.layers import (
     Network,
     Residual,
     SpectralNorm,
+    TransposedConvolution,
     activation,
     spectrally_normalised,
 )
@@ -29,6 +30,7 @@ LAYERS = {
     "linear": (Linear("a", 5, 4), (6, 5)),
     "maxout": (Maxout("a", 5, 3, 2), (6, 5)),
     "convolution": (Convolution("a", 2, 3, 3, padding=1), (6, 2, 4, 4)),
+    "transposed convolution": (TransposedConvolution("a", 2, 3, 4, stride=2, padding=1), (6, 2, 4, 4)),
     "maxout convolution": (MaxoutConvolution("a", 2, 3, 2, 3, padding=1), (6, 2, 4, 4)),
 }
 
@@ -45,7 +47,9 @@ def test_in_the_end_the_largest_singular_value_is_one(kind: str, context_of: Con
     for _ in range(300):
         found = SpectralNorm(layer)(parameters, x, context_of(SEEDS))
     weight = parameters["a.weight"]
-    largest = torch.linalg.matrix_norm(weight.flatten(2), 2).view(-1, *[1] * (weight.ndim - 1))
+    # As torch's own parametrization: the outputs, second in a transposed convolution, against all else.
+    matrix = weight.transpose(1, 2) if isinstance(layer, TransposedConvolution) else weight
+    largest = torch.linalg.matrix_norm(matrix.flatten(2), 2).view(-1, *[1] * (weight.ndim - 1))
     expected = layer({**parameters, "a.weight": weight / largest}, x, context_of(SEEDS))
     torch.testing.assert_close(found, expected)
 

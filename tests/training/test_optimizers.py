@@ -113,6 +113,14 @@ def test_the_learning_rate_decays_after_every_update_down_to_its_floor() -> None
     assert_members_equal_torch([settings], torch.float64, change=change.__getitem__)
 
 
+def test_the_learning_rate_falls_linearly_to_zero_and_stays_there() -> None:
+    settings = settings_of("Adam", lr=0.1, lr_zero_at=4)
+    rates = [Group(slice(None), settings).lr(Count(update)) for update in range(6)]
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.0, 0.0])
+    change = {update: {"lr": rate} for update, rate in enumerate([*rates, *[0.0] * 14])}
+    assert_members_equal_torch([settings], torch.float64, change=change.__getitem__)
+
+
 @pytest.mark.parametrize(("floor", "expected"), [({"min_lr": 1e-6}, 1e-6), ({}, 0.0)])
 def test_a_long_decay_ends_at_the_floor_and_does_not_overflow(floor: dict[str, float], expected: float) -> None:
     assert Group(slice(None), settings_of("SGD", lr=0.1, lr_decay=1.01, **floor)).lr(Count(10**6)) == expected

@@ -89,6 +89,15 @@ def test_training_images_as_an_experiment_wants_them(digits: ImageSet, resolve: 
     assert normalised.resident is not None and normalised.resident.min() < -1
 
 
+def test_a_discriminator_does_not_move_what_is_no_image_in_the_unit_interval(
+    resolve: Callable[..., Experiment],
+) -> None:
+    dcgan = {"model": "dcgan", "generator": {}, "discriminator": {}}
+    assert resolve(**dcgan).discriminator.model["signed_input"] is True
+    normalised = resolve(**dcgan | {"generator": LINEAR}, preprocessing=GCN)
+    assert normalised.discriminator.model["signed_input"] is False
+
+
 @pytest.mark.parametrize(
     ("dataset", "settings", "message"),
     [
@@ -97,6 +106,12 @@ def test_training_images_as_an_experiment_wants_them(digits: ImageSet, resolve: 
         ("ring-8", {"preprocessing": {"name": "original_units", "norm": 2.0}}, 'belongs to the name "gcn"'),
         ("digits", {"preprocessing": GCN}, 'output = "linear"'),
         ("digits", {"preprocessing": GCN, "generator": LINEAR, "loss": "began"}, "gives pixels in"),
+        ("digits", {"preprocessing": GCN | {"constants": {"brightness": [0.5]}}}, "constants cannot be set"),
+        (
+            "digits",
+            {"model": "dcgan", "preprocessing": GCN, "generator": LINEAR, "discriminator": {"signed_input": True}},
+            "signed_input moves images",
+        ),
         ("digits", {"generator": LINEAR}, "add a preprocessing without bounds"),
     ],
 )

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.errors import InputError
-from harness.experiment import Experiment, validate
+from harness.experiment import Experiment, LatentSettings, validate
 from harness.methods import method
 from harness.models import ImageStatistics
 from harness.plan import PlannedRun, stacks
@@ -85,6 +85,14 @@ class Sampler:
         return self._in_blocks(
             n, lambda first: self.method.sample(self.state, _BLOCK, purpose=purpose, first=first), report
         )
+
+    @property
+    def prior(self) -> LatentSettings:
+        """The size and distribution of latents.
+
+        Errors: InputError where the method has none.
+        """
+        return self._of_latents().prior
 
     def latents(self, n: int) -> Tensor:
         """The latents behind the first n samples of each run: (m, n, size).

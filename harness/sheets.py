@@ -60,7 +60,7 @@ def sweep(sampler: Sampler, layout: Layout) -> Sheet:
     Errors: InputError for a component that the latents do not have; as `Sampler.latents`.
     """
     z = sampler.latents(1)[0]
-    settings = sampler.members[0].experiment.latent
+    settings = sampler.prior
     components = layout.components or tuple(range(layout.rows or min(ROWS, settings.size)))
     if outside := [component for component in components if component >= settings.size]:
         raise InputError(
@@ -95,7 +95,7 @@ def interpolation(sampler: Sampler, layout: Layout) -> Sheet:
     (rows * columns, size), and labels (rows * columns,) where there are conditions.
     Errors: InputError for a spherical way where the prior is not normal; as `Sampler.latents`.
     """
-    settings = sampler.members[0].experiment.latent
+    settings = sampler.prior
     if layout.way == "spherical" and settings.distribution != "normal":
         raise InputError(
             f"{sampler.members[0].folder.path}: a spherical way is for a normal prior, whose draws lie near a sphere; "

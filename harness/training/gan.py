@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.draws import Draws
-from harness.experiment import Experiment
+from harness.experiment import Experiment, LatentSettings
 from harness.layers import CONVOLUTION_WAYS, Context, ConvolutionWay
 from harness.models import ImageStatistics
 from harness.training import step
@@ -50,6 +50,11 @@ class Gan:
     def columns_of(self, position: int) -> tuple[str, ...]:
         """Those that mean something for a member."""
         return self.game.objective.columns_of(position)
+
+    @property
+    def prior(self) -> LatentSettings:
+        """The size and distribution of latents."""
+        return self.game.latent
 
     @property
     def draws(self) -> Draws:

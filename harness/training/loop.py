@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.draws import Draws
 from harness.errors import Preempted
+from harness.experiment import LatentSettings
 from harness.layers import ConvolutionWay
 from harness.training import checkpoint
 from harness.training.checkpoint import Checkpoint
@@ -76,6 +77,10 @@ class Method(Protocol):
 @runtime_checkable
 class OfLatents(Protocol):
     """A method whose samples are images of latents, one each: `sample` is `images_at` of `latents` and `labels`."""
+
+    @property
+    def prior(self) -> LatentSettings:
+        """The size and distribution of latents."""
 
     def latents(self, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
         """Latents first..first+n-1 of each member's endless list: (m, n, size)."""

@@ -30,6 +30,7 @@ def baseline_of(
         told = {
             "dataset": "digits",
             "method": method,
+            "model": method,
             "iterations": ITERATIONS,
             "batch_size": 20,
             "precision": "float64",

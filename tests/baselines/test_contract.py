@@ -194,7 +194,7 @@ FOR_GANS = {
 @pytest.mark.parametrize("key", FOR_GANS)
 @every_baseline
 def test_settings_of_gans_are_refused(method: str, key: str, digits: ImageSet) -> None:
-    told = {"dataset": "digits", "method": method, "iterations": ITERATIONS, key: FOR_GANS[key]}
+    told = {"dataset": "digits", "method": method, "model": method, "iterations": ITERATIONS} | {key: FOR_GANS[key]}
     with pytest.raises(InputError, match=rf"^{key}( = 'mlp':| is a setting of) .*method.*; leave it out\.$"):
         plan.resolved(validate(Experiment, told, where="test"), digits)
 

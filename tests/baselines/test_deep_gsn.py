@@ -14,7 +14,7 @@ from baselines.baseline import Task
 from baselines.deep_gsn import DeepGsn, DeepGsnSettings
 from harness.errors import InputError
 from harness.experiment import OptimizerSettings, validate
-from harness.training import checkpoint, optimizers
+from harness.training import optimizers
 from harness.training.feed import Batch
 from harness.training.loop import State
 from harness.training.processes import Processes
@@ -106,35 +106,6 @@ def test_the_learning_rate_falls_to_zero_unless_the_optimizer_says_when() -> Non
         before = state["model"]["hidden1.weight"].clone()
         moved = not torch.equal(trained(method, state, range(7, 8))["model"]["hidden1.weight"], before)
         assert moved == bool(last)
-
-
-def test_a_resumed_run_ends_with_the_same_bits() -> None:
-    whole = checkpoint.flatten(trained(gsn(), gsn().init(), range(12)))
-    half = checkpoint.flatten(trained(gsn(), gsn().init(), range(5)))
-    state = checkpoint.nested({key: tensor.clone() for key, tensor in half.items()})
-    resumed = checkpoint.flatten(trained(gsn(), state, range(5, 12)))
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-
-
-def test_a_member_trains_beside_others_as_alone() -> None:
-    together = trained(gsn(), gsn().init(), range(12))
-    alone = gsn(seeds=[1])
-    own = trained(alone, alone.init(), range(12))
-    for key, tensor in own["model"].items():
-        torch.testing.assert_close(together["model"][key][1:], tensor, rtol=1e-10, atol=1e-12)
-    assert not torch.equal(together["model"]["hidden1.weight"][0], together["model"]["hidden1.weight"][1])
-
-
-def test_a_sample_depends_on_its_place_and_the_model_alone() -> None:
-    state = trained(gsn(), gsn().init(), range(12))
-    whole = gsn().sample(state, 30)
-    rebuilt = gsn(mean=torch.zeros(SHAPE))  # as samplers are built, which know nothing of the data
-    part = rebuilt.sample({"model": state["model"]}, 9, first=11)
-    torch.testing.assert_close(part, whole[:, 11:20], rtol=0, atol=1e-12)
-    assert whole.shape == (2, 30, *SHAPE) and whole.min() >= 0 and whole.max() <= 1
-    assert not torch.equal(whole[:, :7], whole[:, 7:14])
-    assert not torch.equal(whole, gsn().sample(state, 30, purpose="other"))
 
 
 def test_chains_start_from_the_mean_image_of_the_state() -> None:

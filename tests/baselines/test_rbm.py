@@ -103,7 +103,9 @@ def dbn_with(rbm: Rbm, *, persistent: bool, particles: Tensor | None = None) -> 
         optimizer=None,
         processes=Processes("float64"),
     )
-    settings = DbnSettings(hidden=(HIDDEN,), phases=(1.0,), lr=(0.1,), persistent=(persistent,), particles=MANY)
+    settings = DbnSettings(
+        hidden=(HIDDEN,), phases=(1.0,), lr=(0.1,), persistent=(persistent,), momentum=(0.0,), particles=MANY
+    )
     dbn = Dbn(settings, task)
     state = dbn.init()
     for name in ("weight", "visible_bias", "hidden_bias"):

@@ -119,38 +119,6 @@ def test_the_first_reconstruction_of_no_code_is_the_mean_image() -> None:
     torch.testing.assert_close(bias.sigmoid(), torch.full((2, 6), 0.3, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
-def test_a_resumed_run_ends_with_the_same_bits() -> None:
-    method = cae()
-    whole = checkpoint.flatten(trained(method, method.init(), range(12)))
-    for stop in (3, 6, 9):
-        half = checkpoint.nested(
-            {k: t.clone() for k, t in checkpoint.flatten(trained(cae(), cae().init(), range(stop))).items()}
-        )
-        resumed = checkpoint.flatten(trained(cae(), half, range(stop, 12)))
-        assert whole.keys() == resumed.keys()
-        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-
-
-def test_a_member_trains_beside_others_as_alone() -> None:
-    together = trained(cae(), cae().init(), range(12))
-    alone = cae(seeds=[1])
-    own = trained(alone, alone.init(), range(12))
-    for key, tensor in own["model"].items():
-        torch.testing.assert_close(together["model"][key][1:], tensor, rtol=1e-12, atol=1e-14)
-    assert not torch.equal(together["model"]["layer0.weight"][0], together["model"]["layer0.weight"][1])
-
-
-def test_a_sample_depends_on_its_place_and_the_model_alone() -> None:
-    state = trained(cae(), cae().init(), range(12))
-    whole = cae().sample(state, 30)
-    rebuilt = cae(mean=0.0)  # as samplers are built, which know nothing of the data
-    part = rebuilt.sample({"model": state["model"]}, 9, first=11)
-    torch.testing.assert_close(part, whole[:, 11:20], rtol=0, atol=1e-12)
-    assert whole.shape == (2, 30, *SHAPE) and whole.min() >= 0 and whole.max() <= 1
-    assert not torch.equal(whole[:, :7], whole[:, 7:14])
-    assert not torch.equal(whole, cae().sample(state, 30, purpose="other"))
-
-
 @pytest.mark.parametrize("name", ["phases", "contraction"])
 def test_a_list_that_misses_a_layer_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"one value of `{name}` for each of 2 hidden layers"):

@@ -109,7 +109,7 @@ REFUSED = {
     "sample {run} --kind sweep --components 1,x": "--components 1,x: give whole numbers",
     "sample {run} --kind sweep --components 1 --rows 2": "leave --rows out",
     "sample {run} --kind sweep --components 8": "components 0 to 7, not 8",
-    "plot {grid} --kind sweep --components 8": "4 of 4 runs could not be drawn",
+    "plot {grid} --kind sweep --components 8": "4 of 4 pictures could not be drawn",
     "plot {grid} --kind sweep --way spherical": "--way: not for kind sweep",
     "plot {grid} --rows 3": "--rows: for the kinds conditions, sweep",
     "plot {grid} --kind sweep --data .": "--data: for the kind neighbours alone",
@@ -147,7 +147,7 @@ def test_a_run_that_cannot_be_drawn_leaves_the_others_theirs(command: Harness, t
     snapshot.write_bytes(snapshot.read_bytes()[:50])
     result = command("plot", folder, "--kind", "sweep", "--rows", 2)
     assert result.returncode == 1
-    assert "1 of 4 runs could not be drawn" in result.stderr and f"{snapshot.name} is damaged" in result.stderr
+    assert "1 of 4 pictures could not be drawn" in result.stderr and f"{snapshot.name} is damaged" in result.stderr
     assert len(list((folder / "plots" / "sweep").iterdir())) == 3
 
 

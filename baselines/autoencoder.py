@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.baseline import Baseline, Descent, Phase, Task, check_phases, phase
+from baselines.baseline import Descent, OfPrior, Phase, Task, check_phases, phase
 from baselines.perceptron import ActivationName, Perceptron, Width
 from harness.experiment import LatentSettings, OptimizerSettings, Positive, Settings
 from harness.layers import Parameters
@@ -31,7 +31,7 @@ class AutoencoderSettings(Settings):
     """The shares of the iterations in which weights are trained and codes are counted."""
 
 
-class Autoencoder(Baseline):
+class Autoencoder(OfPrior):
     """A stack of autoencoders. History: the cross-entropy of images and their reconstructions, in nats an image."""
 
     settings_class = AutoencoderSettings
@@ -85,14 +85,6 @@ class Autoencoder(Baseline):
             if now.ends:
                 self._fit(model, state["moments"], now)
         return self.batch_mean(loss)[None]
-
-    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
-        """What the decoder makes of draws from the codes' Gaussian."""
-        return self.images_at(state, self.latents(n, purpose=purpose, first=first), None)
-
-    def latents(self, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
-        """Standard normal draws first..first+n-1, which a linear map turns into codes: (m, n, code)."""
-        return self.draws.whole(offset=first).normal(f"{purpose}/latent", 0, n, self.prior.size)
 
     @torch.no_grad()
     def images_at(

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from harness.draws import Draws
 from harness.errors import InputError
-from harness.experiment import BaselineSettings, Experiment, OptimizerSettings, Settings, validate
+from harness.experiment import BaselineSettings, Experiment, LatentSettings, OptimizerSettings, Settings, validate
 from harness.images import ImageSet
 from harness.layers import ConvolutionWay, Parameters
 from harness.models import ImageStatistics
 from harness.training import optimizers
-from harness.training.clock import Clock, Count, Now
+from harness.training.clock import Count, Now
 from harness.training.feed import Batch
 from harness.training.loop import State
 from harness.training.optimizers import StackedOptimizer
@@ -66,7 +66,6 @@ class Baseline(ABC):
     stack_sizes: ClassVar[Mapping[str, int]] = {"cpu": 1, "cuda": 8}
 
     ways: ClassVar[tuple[ConvolutionWay, ...]] = ("grouped",)
-    capturable = False
 
     def __init__(self, settings: Settings, task: Task) -> None:
         self.task = task
@@ -100,10 +99,6 @@ class Baseline(ABC):
         """The same method: there is one way."""
         return self
 
-    def reading(self, draws: Draws, clock: Clock) -> Baseline:
-        """Not called: no iteration of a baseline is recorded."""
-        raise NotImplementedError
-
     def labels(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor | None:
         """No baseline has conditions."""
         return None
@@ -128,6 +123,26 @@ class Baseline(ABC):
     def batch_mean(self, values: Tensor) -> Tensor:
         """The mean over the whole batch of values (m, local n), no gradients: (m,), the same on all processes."""
         return self.processes.total(values.detach().sum(1)) / self.task.batch_size
+
+
+class OfPrior(Baseline):
+    """A baseline whose samples are images of latents, standard normal: harness.training.loop.OfLatents."""
+
+    prior: LatentSettings
+
+    @abstractmethod
+    def images_at(
+        self, state: State, z: Tensor, y: Tensor | None, *, purpose: str = "sample", first: int = 0
+    ) -> Tensor:
+        """The images of latents (m, n, size): (m, n, c, h, w)."""
+
+    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """The images of draws from the prior."""
+        return self.images_at(state, self.latents(n, purpose=purpose, first=first), None)
+
+    def latents(self, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """Draws first..first+n-1 from the prior: (m, n, size)."""
+        return self.draws.whole(offset=first).normal(f"{purpose}/latent", 0, n, self.prior.size)
 
 
 @dataclass(frozen=True)
@@ -253,7 +268,7 @@ class Chains:
         for time in range(1, steps):
             walk = Walk(draws, purpose, family * steps + time, self.chains)
             state = advance(state, walk)
-            if time >= self.burn_in and (time - self.burn_in) % self.gap == 0 and taken < wanted:
+            if time >= self.burn_in and (time - self.burn_in) % self.gap == 0:
                 yield output(state, walk)
                 taken += self.chains
             if taken >= wanted:

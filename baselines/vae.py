@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.baseline import Baseline, Descent, Task
+from baselines.baseline import Descent, OfPrior, Task
 from baselines.perceptron import ActivationName, Perceptron, Width
 from harness.experiment import LatentSettings, OptimizerSettings, Settings
 from harness.training.feed import Batch
@@ -29,7 +29,7 @@ class VaeSettings(Settings):
     activation: ActivationName = "relu"
 
 
-class Vae(Baseline):
+class Vae(OfPrior):
     """A stack of variational autoencoders.
 
     History, in nats an image: the evidence lower bound, elbo = reconstruction - kl; the log-probability of the image
@@ -70,14 +70,6 @@ class Vae(Baseline):
         elbo = reconstruction - kl
         self.descent.descend(-elbo.sum(1) / self.task.batch_size, model, state["optimizer"], iteration)
         return torch.stack([self.batch_mean(values) for values in (elbo, reconstruction, kl)])
-
-    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
-        """The decoder's means of draws from the prior."""
-        return self.images_at(state, self.latents(n, purpose=purpose, first=first), None)
-
-    def latents(self, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
-        """Draws first..first+n-1 from the prior: (m, n, latent)."""
-        return self.draws.whole(offset=first).normal(f"{purpose}/latent", 0, n, self.prior.size)
 
     @torch.no_grad()
     def images_at(

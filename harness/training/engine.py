@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -35,12 +35,17 @@ class Stepped(Protocol):
     @property
     def draws(self) -> Draws: ...
 
+    def step(self, state: State, batch: Batch, iteration: int) -> Tensor: ...
+
+
+@runtime_checkable
+class Recordable(Stepped, Protocol):
+    """A method whose iterations may be recorded, where `capturable` says that they are a fixed sequence of kernels."""
+
     @property
     def capturable(self) -> bool: ...
 
-    def reading(self, draws: Draws, clock: Clock) -> Stepped: ...
-
-    def step(self, state: State, batch: Batch, iteration: int) -> Tensor: ...
+    def reading(self, draws: Draws, clock: Clock) -> Recordable: ...
 
 
 class Engine(Protocol):
@@ -59,7 +64,13 @@ def engine(method: Stepped, state: State, feed: Feed, processes: Processes) -> E
     on_one_gpu = processes.device.type == "cuda" and processes.count == 1
     # Kernels read a learning rate on the device in float32, which is not enough for float64.
     is_exact = processes.dtype == torch.float32
-    if on_one_gpu and is_exact and method.capturable and isinstance(feed, ResidentFeed):
+    if (
+        on_one_gpu
+        and is_exact
+        and isinstance(method, Recordable)
+        and method.capturable
+        and isinstance(feed, ResidentFeed)
+    ):
         return Captured(method, state, feed, record=cuda_graph)
     return Eager(method, state, feed)
 
@@ -82,7 +93,7 @@ class Captured:
 
     name = "captured"
 
-    def __init__(self, method: Stepped, state: State, feed: ResidentFeed, *, record: Record) -> None:
+    def __init__(self, method: Recordable, state: State, feed: ResidentFeed, *, record: Record) -> None:
         self.method = method
         self.state = state
         self.feed = feed

@@ -17,7 +17,6 @@ from harness.experiment import LatentSettings
 from harness.layers import ConvolutionWay
 from harness.training import checkpoint
 from harness.training.checkpoint import Checkpoint
-from harness.training.clock import Clock
 from harness.training.engine import BLOCK, engine
 from harness.training.feed import Batch, Feed
 from harness.training.processes import Processes
@@ -32,10 +31,6 @@ class Method(Protocol):
     @property
     def draws(self) -> Draws:
         """The members' random numbers."""
-
-    @property
-    def capturable(self) -> bool:
-        """Whether an iteration is a fixed sequence of kernels on one device."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -54,9 +49,6 @@ class Method(Protocol):
 
     def by(self, way: ConvolutionWay) -> Method:
         """The same method, computed in one of the ways."""
-
-    def reading(self, draws: Draws, clock: Clock) -> Method:
-        """The same method, whose random numbers and schedules come from elsewhere."""
 
     def init(self) -> State:
         """The state before the first iteration: tensors with the members axis, by part."""

@@ -103,7 +103,7 @@ def test_a_layer_trains_as_by_adam_whose_rate_falls_to_zero_in_its_phase() -> No
         norms = torch.einsum("mnh,mvh->mn", (h * (1 - h)).square(), weight.square())
         loss = functional.binary_cross_entropy(r, x, reduction="sum") / 10 + 0.1 * norms.mean()
         adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         adam.param_groups[0]["lr"] = 1e-3 * (1 - place / 6)
         adam.step()
         row = method.step(state, batch(6 + place, members=1), 6 + place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,17 @@ def test_mode_coverage_of_images_is_refused_with_the_toys_names(
 ) -> None:
     [record] = measured(("mode-coverage",), Subject(samples[:1], references))
     assert "ring-8" in record["mode-coverage[test,n=320]"]["reason"]
+
+
+def test_class_accuracy_is_refused_with_a_classifier_of_other_classes(
+    samples: NDArray[np.float32], digits: ImageSet, tmp_path: Path
+) -> None:
+    parities = [replace(split, labels=split.labels % 2) for split in (digits.train, digits.validation, digits.test)]
+    data = ImageSet("parities", digits.shape, *parities, content_hash="0", classes=2)
+    references = References(data, Recipe(extractor="classifier-digits"), Processes(), cache=Cache(tmp_path))
+    [record] = measured(("class-accuracy",), of_classes(samples[:1], references))
+    [found] = record.values()
+    assert found["value"] is None and "2 classes of parities; classifier-digits has 10" in found["reason"]
 
 
 def test_points_are_not_compared_as_pixels(tmp_path: Path) -> None:

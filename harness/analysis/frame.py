@@ -18,7 +18,7 @@ from harness.runs import SEARCH, STAGE, GridFolder, read_json
 
 FAILURES = ("failed", "diverged")
 UNFINISHED = ("pending", "running", "preempted")
-UNITS = {"parzen": "nats"}
+UNITS = {"parzen": "nats", "parzen-draws": "nats", "iwae-bound": "nats"}
 FLAGS = {"sigma_at_edge": "sigma lies at the edge of its range, so a better one may lie beyond"}
 
 Column = tuple[str, str]
@@ -30,7 +30,7 @@ def frame(grids: Iterable[GridFolder]) -> pd.DataFrame:
 
     Axes are ordered categories, their values in the grids' order; lists and tables are shown as JSON. What is not
     measured is NaN. `attrs["axes"]` names the axes, `attrs["searched"]` those that a search draws whose best train
-    again; `attrs["controls"]` holds each grid's controls: {grid: {name: {metric key: record}}}.
+    again; `attrs["controls"]` holds the evaluation records of each grid's controls: {grid: {name: record}}.
     Errors: InputError where a file is damaged.
     """
     rows: list[dict[Column, Any]] = []
@@ -40,7 +40,7 @@ def frame(grids: Iterable[GridFolder]) -> pd.DataFrame:
     for grid in grids:
         axes |= dict.fromkeys(grid.manifest["axes"])
         searched |= dict.fromkeys(grid.manifest.get("searched", ()))
-        controls[grid.manifest["name"]] = read_controls(grid)
+        controls[grid.manifest["name"]] = control_entries(grid)
         rows += _rows(grid)
     described: list[Column] = [(name, "") for name in ("grid", "id", *axes, "seed", "status", "diverged_at", "seconds")]
     columns = list(dict.fromkeys([*described, *_metric_columns(rows)]))
@@ -59,13 +59,11 @@ def frame(grids: Iterable[GridFolder]) -> pd.DataFrame:
     return records
 
 
-def read_controls(grid: GridFolder) -> dict[str, Any]:
-    """Metrics of what stands in the place of samples, {name: {metric key: record}}; empty before evaluation."""
-    return {name: entry["metrics"] for name, entry in control_entries(grid).items()}
-
-
 def control_entries(grid: GridFolder) -> dict[str, Any]:
-    """The evaluation records of what stands in the place of samples, by name; empty before evaluation."""
+    """The evaluation records of what stands in the place of samples, by name; empty before evaluation.
+
+    One whose `trained` is true has no metrics: the grid trains the control of that name.
+    """
     path = grid.path / "controls.json"
     return dict(read_json(path)) if path.exists() else {}
 
@@ -136,9 +134,12 @@ def _is_absent(value: Any) -> bool:
     return value is None or value is pd.NA or bool(value != value)
 
 
-def control_name(name: str) -> str:
-    """A control's name for people."""
-    return name.replace("training-images", "training images")
+def control_name(name: str, runs: pd.DataFrame) -> str:
+    """A control's name for people, told apart from runs beside it that bear the same."""
+    shown = name.replace("training-images", "training images")
+    own = name.partition(" ")[0]  # behind it stands a data set, where there are several
+    values = {str(value) for axis in runs.attrs["axes"] for value in runs[axis].dropna().unique()}
+    return f"{shown} (companion)" if values & {own, own.replace("-", " ")} else shown
 
 
 def unit(key: str) -> str:

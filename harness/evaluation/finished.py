@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from harness import images, sampling
+from harness.analysis.paper import methods
 from harness.errors import InputError
 from harness.evaluation.measures import METRICS, asked, metric
 from harness.evaluation.records import Record, evaluate_members, joined, lacking, lacking_on_validation
@@ -168,6 +169,8 @@ def _evaluate_together(
             "snapshot": member.snapshot.name,
             "snapshot_sha256": _sha256(member.snapshot),
             "source": sampler.source,
+            "method": member.experiment.method,
+            "shows": methods()[member.experiment.method]["shows"],
             "packed": len(sampler.members),
         }
         if processes.is_main:
@@ -254,7 +257,7 @@ def _sampled(
     except InputError as error:  # of all alike, since they share what shapes a sampler
         yield from ((None, member, error) for member, _ in sound)
         return
-    records = evaluate_members(samples, references, metrics, labels=labels, validation=validation)
+    records = evaluate_members(samples, references, metrics, labels=labels, models=sampler, validation=validation)
     for member, record in zip(sampler.members, records, strict=True):
         yield sampler, member, record
 

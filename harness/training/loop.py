@@ -44,6 +44,10 @@ class Method(Protocol):
         """The keys of the state that are always there."""
 
     @property
+    def bernoulli_means(self) -> bool:
+        """Whether samples are means of Bernoulli pixels, so that there are binary images to draw from them."""
+
+    @property
     def ways(self) -> tuple[ConvolutionWay, ...]:
         """The ways of computing an iteration that differ in speed and rounding alone; the first is safe."""
 
@@ -83,6 +87,18 @@ class OfLatents(Protocol):
         """The images of latents (m, n, size), which stand in the places first..first+n-1: (m, n, c, h, w).
 
         Of classes y, int64 (m, n), where there are conditions.
+        """
+
+
+@runtime_checkable
+class OfBound(Protocol):
+    """A method that bounds the likelihood of images from below."""
+
+    def bound(self, state: State, images: Tensor, k: int, *, purpose: str = "bound", first: int = 0) -> Tensor:
+        """Bounds on log p(x), in nats, by k importance-weighted draws each: (m, n), float64.
+
+        Of images (m, n, c, h, w), which stand in the places first..first+n-1 of a list. Safe to call from several
+        threads at once.
         """
 
 

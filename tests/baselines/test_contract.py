@@ -179,6 +179,22 @@ def test_a_run_keeps_its_history(method: str, runs: dict[str, RunFolder], baseli
     assert len(history) == ITERATIONS and np.isfinite(history.to_numpy()).all()
 
 
+MEANS = {"autoencoder", "dbn", "deep-gsn", "stacked-cae", "vae"}
+"""The methods whose samples are means of Bernoulli pixels."""
+
+
+@every_baseline
+def test_binary_images_are_drawn_of_means_alone(method: str, runs: dict[str, RunFolder]) -> None:
+    sampler = sampling.load(runs[method])
+    samples = sampler.sample(30)
+    if method in MEANS:
+        drawn = sampler.drawn(samples)
+        assert set(np.unique(drawn)) == {0, 255} and drawn.shape == samples.shape
+    else:
+        with pytest.raises(InputError, match="no means of binary pixels"):
+            sampler.drawn(samples)
+
+
 FOR_GANS = {
     "loss": "wgan",
     "k": 2,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
+from harness.analysis.ends import Ends
+from harness.analysis.index import records
 from harness.errors import InputError
 from harness.runs import SEARCH, STAGE, GridFolder, read_json
 
@@ -33,30 +35,29 @@ def frame(grids: Iterable[GridFolder]) -> pd.DataFrame:
     again; `attrs["controls"]` holds each grid's controls: {grid: {name: {metric key: record}}}.
     Errors: InputError where a file is damaged.
     """
-    rows: list[dict[Column, Any]] = []
-    axes: dict[str, None] = {}
-    searched: dict[str, None] = {}
-    controls: dict[str, dict[str, Any]] = {}
-    for grid in grids:
-        axes |= dict.fromkeys(grid.manifest["axes"])
-        searched |= dict.fromkeys(grid.manifest.get("searched", ()))
-        controls[grid.manifest["name"]] = read_controls(grid)
-        rows += _rows(grid)
-    described: list[Column] = [(name, "") for name in ("grid", "id", *axes, "seed", "status", "diverged_at", "seconds")]
-    columns = list(dict.fromkeys([*described, *_metric_columns(rows)]))
-    records = pd.DataFrame(
+    grids = list(grids)
+    runs = described(grids, [Ends.of(grid) for grid in grids])
+    controls = {grid.manifest["name"]: read_controls(grid) for grid in grids}
+    found = pd.concat([runs, _measured(grids)], axis="columns")
+    found.attrs = {**runs.attrs, "controls": controls}
+    return found
+
+
+def described(grids: Sequence[GridFolder], ends: Sequence[Ends]) -> pd.DataFrame:
+    """The columns of `frame` before those of the metrics, from the ends of each grid's runs; `attrs` but for controls."""
+    axes = list(dict.fromkeys(axis for grid in grids for axis in grid.manifest["axes"]))
+    searched = list(dict.fromkeys(key for grid in grids for key in grid.manifest.get("searched", ())))
+    columns: list[Column] = [(name, "") for name in ("grid", "id", *axes, "seed", "status", "diverged_at", "seconds")]
+    rows = [row for grid, its_ends in zip(grids, ends, strict=True) for row in _rows(grid, its_ends)]
+    runs = pd.DataFrame(
         [[row.get(column) for column in columns] for row in rows], columns=pd.MultiIndex.from_tuples(columns)
     )
     for name in ("grid", *axes):
-        records[name, ""] = pd.Categorical(
-            records[name, ""], categories=records[name, ""].dropna().unique(), ordered=True
-        )
-    for column in columns:
-        if column[1] in ("value", "standard_error") or column[0] == "seconds":
-            records[column] = records[column].astype("float64")
-    records["diverged_at", ""] = records["diverged_at", ""].astype("Int64")
-    records.attrs = {"axes": list(axes), "searched": list(searched), "controls": controls}
-    return records
+        runs[name, ""] = pd.Categorical(runs[name, ""], categories=runs[name, ""].dropna().unique(), ordered=True)
+    runs["seconds", ""] = runs["seconds", ""].astype("float64")
+    runs["diverged_at", ""] = runs["diverged_at", ""].astype("Int64")
+    runs.attrs = {"axes": axes, "searched": searched}
+    return runs
 
 
 def read_controls(grid: GridFolder) -> dict[str, Any]:
@@ -76,9 +77,9 @@ def metric_keys(runs: pd.DataFrame) -> list[str]:
     return [key for key in keys if runs[key, "value"].notna().any()] or keys
 
 
-def metric_group(records: pd.DataFrame, key: str) -> pd.DataFrame:
+def metric_group(runs: pd.DataFrame, key: str) -> pd.DataFrame:
     """The columns under one metric key."""
-    return records[[key]].droplevel(0, axis="columns")
+    return runs[[key]].droplevel(0, axis="columns")
 
 
 def varying_axes(runs: pd.DataFrame) -> list[str]:
@@ -146,39 +147,42 @@ def unit(key: str) -> str:
     return UNITS.get(key.partition("[")[0], "")
 
 
-def _rows(grid: GridFolder) -> list[dict[Column, Any]]:
-    progress = grid.progress()
-    rows = []
+def _rows(grid: GridFolder, ends: Ends) -> Iterator[dict[Column, Any]]:
     for entry in grid.manifest["runs"]:
-        run = grid.run(entry["id"])
-        provenance = run.provenance() or {}
-        row: dict[Column, Any] = {("grid", ""): grid.manifest["name"], ("id", ""): run.id, ("seed", ""): entry["seed"]}
-        row |= {(axis, ""): _scalar(value) for axis, value in entry["axes"].items()}
-        row["status", ""] = run.status(progress.get(run.id))
-        row["diverged_at", ""] = provenance.get("diverged_at")
-        row["seconds", ""] = provenance.get("seconds")
-        row |= _metrics(run.evaluation() or {})
-        rows.append(row)
-    return rows
+        provenance = ends.provenance.get(entry["id"], {})
+        yield {
+            ("grid", ""): grid.manifest["name"],
+            ("id", ""): entry["id"],
+            ("seed", ""): entry["seed"],
+            **{(axis, ""): _scalar(value) for axis, value in entry["axes"].items()},
+            ("status", ""): ends.status(entry["id"]),
+            ("diverged_at", ""): provenance.get("diverged_at"),
+            ("seconds", ""): provenance.get("seconds"),
+        }
 
 
-def _metrics(evaluation: Mapping[str, Any]) -> dict[Column, Any]:
-    return {
-        (key, field): value
-        for key, record in evaluation.get("metrics", {}).items()
-        for field, value in {"value": None, "standard_error": None, **record}.items()
-        if not isinstance(value, list | dict)
-    }
-
-
-def _metric_columns(rows: list[dict[Column, Any]]) -> list[Column]:
-    """The (key, field) columns of all rows, the fields of one key beside each other."""
-    fields: dict[str, dict[str, None]] = {}
-    for row in rows:
-        for key, field in row:
-            if field:
-                fields.setdefault(key, {})[field] = None
-    return [(key, field) for key, names in fields.items() for field in names]
+def _measured(grids: Sequence[GridFolder]) -> pd.DataFrame:
+    """What the runs' evaluation records hold: a group of columns a metric key, `value` and `standard_error` first."""
+    evaluations = [
+        found.get(entry["id"], {})
+        for grid in grids
+        for found in [records(grid, "evaluation.json")]
+        for entry in grid.manifest["runs"]
+    ]
+    cells: dict[str, dict[str, list[Any]]] = {}
+    for place, metrics in enumerate(evaluations):
+        for key, record in metrics.items():
+            group = cells.setdefault(key, {name: [None] * len(evaluations) for name in ("value", "standard_error")})
+            for field, value in record.items():
+                if field not in group:
+                    group[field] = [None] * len(evaluations)
+                group[field][place] = value
+    columns = {(key, field): values for key, group in cells.items() for field, values in group.items()}
+    measured = pd.DataFrame(
+        columns, index=range(len(evaluations)), columns=pd.MultiIndex.from_tuples(columns, names=[None, None])
+    )
+    numbers = [column for column in columns if column[1] in ("value", "standard_error")]
+    return measured.astype(dict.fromkeys(numbers, "float64"))
 
 
 def _scalar(value: Any) -> Any:

@@ -11,10 +11,12 @@ import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from harness.analysis.ends import Ends
-from harness.analysis.index import records
+from harness.analysis.index import Names, rows, without_collector
 from harness.errors import InputError
 from harness.runs import SEARCH, STAGE, GridFolder, read_json
 
@@ -27,6 +29,7 @@ Column = tuple[str, str]
 Label = tuple[Hashable, ...]
 
 
+@without_collector()
 def frame(grids: Iterable[GridFolder]) -> pd.DataFrame:
     """One row a run: `grid`, `id`, the axes, `seed`, `status`, `diverged_at`, `seconds`, then a group a metric.
 
@@ -44,13 +47,13 @@ def frame(grids: Iterable[GridFolder]) -> pd.DataFrame:
 
 
 def described(grids: Sequence[GridFolder], ends: Sequence[Ends]) -> pd.DataFrame:
-    """The columns of `frame` before those of the metrics, from the ends of each grid's runs; `attrs` but for controls."""
+    """The columns of `frame` before the metrics', from the ends of each grid's runs; `attrs` but the controls."""
     axes = list(dict.fromkeys(axis for grid in grids for axis in grid.manifest["axes"]))
     searched = list(dict.fromkeys(key for grid in grids for key in grid.manifest.get("searched", ())))
     columns: list[Column] = [(name, "") for name in ("grid", "id", *axes, "seed", "status", "diverged_at", "seconds")]
-    rows = [row for grid, its_ends in zip(grids, ends, strict=True) for row in _rows(grid, its_ends)]
+    lines = [line for grid, its_ends in zip(grids, ends, strict=True) for line in _rows(grid, its_ends)]
     runs = pd.DataFrame(
-        [[row.get(column) for column in columns] for row in rows], columns=pd.MultiIndex.from_tuples(columns)
+        [[line.get(column) for column in columns] for line in lines], columns=pd.MultiIndex.from_tuples(columns)
     )
     for name in ("grid", *axes):
         runs[name, ""] = pd.Categorical(runs[name, ""], categories=runs[name, ""].dropna().unique(), ordered=True)
@@ -163,26 +166,32 @@ def _rows(grid: GridFolder, ends: Ends) -> Iterator[dict[Column, Any]]:
 
 def _measured(grids: Sequence[GridFolder]) -> pd.DataFrame:
     """What the runs' evaluation records hold: a group of columns a metric key, `value` and `standard_error` first."""
-    evaluations = [
-        found.get(entry["id"], {})
-        for grid in grids
-        for found in [records(grid, "evaluation.json")]
-        for entry in grid.manifest["runs"]
-    ]
-    cells: dict[str, dict[str, list[Any]]] = {}
-    for place, metrics in enumerate(evaluations):
-        for key, record in metrics.items():
-            group = cells.setdefault(key, {name: [None] * len(evaluations) for name in ("value", "standard_error")})
-            for field, value in record.items():
-                if field not in group:
-                    group[field] = [None] * len(evaluations)
-                group[field][place] = value
-    columns = {(key, field): values for key, group in cells.items() for field, values in group.items()}
-    measured = pd.DataFrame(
-        columns, index=range(len(evaluations)), columns=pd.MultiIndex.from_tuples(columns, names=[None, None])
-    )
+    count = sum(len(grid.manifest["runs"]) for grid in grids)
+    cells: dict[str, dict[str, NDArray[np.object_]]] = {}
+    for names, (places, values) in _by_shape(grids).items():
+        for (key, field), column in zip(names, zip(*values, strict=True), strict=True):
+            group = cells.setdefault(key, {})
+            if field not in group:
+                group[field] = np.full(count, None, dtype=object)
+            group[field][places] = np.array(column, dtype=object)
+    # lists, because pandas looks for a type in lists alone
+    columns = {(key, field): cells[key][field].tolist() for key in cells for field in cells[key]}
+    measured = pd.DataFrame(columns, index=range(count), columns=pd.MultiIndex.from_tuples(columns, names=[None, None]))
     numbers = [column for column in columns if column[1] in ("value", "standard_error")]
     return measured.astype(dict.fromkeys(numbers, "float64"))
+
+
+def _by_shape(grids: Sequence[GridFolder]) -> dict[Names, tuple[list[int], list[list[Any]]]]:
+    """The evaluation records of one shape: the places of their runs in the grids' order, and their values."""
+    entries = [(rows(grid, "evaluation.json"), grid.manifest["runs"]) for grid in grids]
+    found = [records.get(entry["id"]) for records, runs in entries for entry in runs]
+    shapes: dict[Names, tuple[list[int], list[list[Any]]]] = {}
+    for place, record in enumerate(found):
+        if record is not None:
+            places, values = shapes.setdefault(record[0], ([], []))
+            places.append(place)
+            values.append(record[1])
+    return shapes
 
 
 def _scalar(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """What analysis asks of a grid's many small files, kept in a few: a cache, which costs time alone when it is lost.
 
-    <grid>/.index/<file>.json   {"version", "sha256"} in a line, then {owner: [size, mtime, ctime, inode, facts]}
+    <grid>/.index/<file>.json   {"version", "sha256"} in a line, then {"shapes": [[name of a fact, ...], ...],
+                                "files": {owner: [[size, mtime, ctime, inode], number of a shape, [fact, ...]]}}
 
 A file is read again where its size, times or inode differ from those of the bytes that were read. What changed a moment
 before it was read is not kept: within one tick of the clock, as long as two seconds on some file systems, it could
@@ -10,11 +11,14 @@ cannot be written is not.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +31,22 @@ WORTH_WRITING = 100
 """So many files read anew pay for writing an index again."""
 _TICK_NANOSECONDS = 2_000_000_000
 
-Facts = dict[str, Any]
-Entry = list[Any]
-"""A file's size, mtime, ctime and inode, and its facts."""
+Facts = dict[Any, Any]
+Names = tuple[Any, ...]
+Entry = tuple[list[int], Names, list[Any]]
+"""A file's size, mtime, ctime and inode, and its facts: their names, which files of one shape share, and values."""
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Let nobody look for circles among records, which have none: on thousands of runs that is 0.4 of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def records(grid: GridFolder, name: str) -> dict[str, Facts]:
@@ -37,27 +54,34 @@ def records(grid: GridFolder, name: str) -> dict[str, Facts]:
 
     Errors: InputError where a file is damaged or cannot be read.
     """
+    return {owner: dict(zip(names, values, strict=True)) for owner, (names, values) in rows(grid, name).items()}
+
+
+def rows(grid: GridFolder, name: str) -> dict[str, tuple[Names, list[Any]]]:
+    """As `records`, the facts' names and values apart: files of one shape have one tuple of names."""
     part = "stacks" if name == "progress.json" else "runs"
+    folder = grid.path / part
     began = time.time_ns()
     place = grid.path / ".index" / name
     known = _load(place)
     entries: dict[str, Entry] = {}
     for owner in [entry["id"] for entry in grid.manifest[part]]:
-        entry = _current(os.path.join(grid.path, part, owner, name), known.get(owner), FACTS[name])
+        entry = _current(f"{folder}/{owner}/{name}", known.get(owner), FACTS[name])
         if entry is not None:
             entries[owner] = entry
-    settled = {owner: entry for owner, entry in entries.items() if max(entry[1:3]) < began - _TICK_NANOSECONDS}
+    settled = {owner: entry for owner, entry in entries.items() if max(entry[0][1:3]) < began - _TICK_NANOSECONDS}
     if sum(known.get(owner) is not entry for owner, entry in settled.items()) >= WORTH_WRITING:
         _save(place, settled)
-    return {owner: entry[4] for owner, entry in entries.items()}
+    shared: dict[Names, Names] = {}
+    return {owner: (shared.setdefault(names, names), values) for owner, (_, names, values) in entries.items()}
 
 
 def _current(path: str, known: Entry | None, facts: Callable[[Facts], Facts]) -> Entry | None:
     """A file's entry: the known one if the file is still that one, else read anew; None where there is no file."""
     try:
-        if known is not None and _identity(os.stat(path)) == known[:4]:
+        if known is not None and _identity(os.stat(path)) == known[0]:
             return known
-        with open(path, "rb", buffering=0) as file:
+        with FileIO(path) as file:
             identity = _identity(os.fstat(file.fileno()))  # before the bytes: what comes later makes them stale
             content = file.readall()
     except (FileNotFoundError, NotADirectoryError):
@@ -67,7 +91,8 @@ def _current(path: str, known: Entry | None, facts: Callable[[Facts], Facts]) ->
     document = parse_json(path, content)
     if not isinstance(document, dict):
         raise InputError(f"{path} holds no JSON object; restore it or delete it.")
-    return [*identity, facts(document)]
+    found = facts(document)
+    return identity, tuple(found), list(found.values())
 
 
 def _identity(stat: os.stat_result) -> list[int]:
@@ -80,18 +105,19 @@ def _load(place: Path) -> dict[str, Entry]:
         header, _, body = place.read_bytes().partition(b"\n")
         if json.loads(header) != _header(body):
             return {}
-        entries: dict[str, Entry] = json.loads(body)
+        index = json.loads(body)
     except (OSError, ValueError, RecursionError):
         return {}
-    return entries
+    shapes = [tuple(tuple(name) if isinstance(name, list) else name for name in shape) for shape in index["shapes"]]
+    return {owner: (identity, shapes[shape], values) for owner, (identity, shape, values) in index["files"].items()}
 
 
 def _save(place: Path, entries: dict[str, Entry]) -> None:
-    body = json.dumps(entries, separators=(",", ":")).encode()
-    try:
+    shapes = {names: number for number, names in enumerate({names: None for _, names, _ in entries.values()})}
+    files = {owner: (identity, shapes[names], values) for owner, (identity, names, values) in entries.items()}
+    body = json.dumps({"shapes": list(shapes), "files": files}, separators=(",", ":")).encode()
+    with suppress(OSError):  # a folder that cannot be written is read file by file
         write_bytes(place, json.dumps(_header(body)).encode() + b"\n" + body)
-    except OSError:
-        pass  # a folder that cannot be written is read file by file
 
 
 def _header(body: bytes) -> dict[str, Any]:
@@ -108,10 +134,12 @@ def _reason(failure: Facts) -> Facts:
 
 
 def _scalars(evaluation: Facts) -> Facts:
-    """{metric key: {field: value}}, without lists and tables."""
+    """{(metric key, field): value}, `value` and `standard_error` first, without lists and tables."""
     return {
-        key: {field: value for field, value in record.items() if not isinstance(value, list | dict)}
+        (key, field): value
         for key, record in evaluation.get("metrics", {}).items()
+        for field, value in {"value": None, "standard_error": None, **record}.items()
+        if not isinstance(value, list | dict)
     }
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from harness.analysis.ends import Ends
 from harness.analysis.formats import format_frame
 from harness.analysis.frame import described, show, varying_axes
-from harness.analysis.index import records
+from harness.analysis.index import records, without_collector
 from harness.errors import InputError
 from harness.runs import STATUSES, GridFolder
 
@@ -24,6 +24,7 @@ PROGRESS = {
 }
 
 
+@without_collector()
 def status_frame(grids: Iterable[GridFolder]) -> pd.DataFrame:
     """One row a run: `id`, the axes that vary, `seed`, `status`, and how far it is.
 
@@ -71,22 +72,24 @@ def render_status(status: pd.DataFrame, format: str) -> str:
 
 def _progress(grid: GridFolder, ends: Ends) -> Iterator[dict[str, Any]]:
     experiments = records(grid, "experiment.json")
-    for run in grid.runs():
-        if run.id not in experiments:
-            raise InputError(f"{run.path / 'experiment.json'} does not exist; {run.path} is not a run folder.")
-        row: dict[str, Any] = {"total_iterations": experiments[run.id].get("iterations")}
-        state = ends.status(run.id)
-        stack = ends.progress.get(run.id)
+    for entry in grid.manifest["runs"]:
+        run_id = entry["id"]
+        if run_id not in experiments:
+            path = grid.run(run_id).path
+            raise InputError(f"{path / 'experiment.json'} does not exist; {path} is not a run folder.")
+        row: dict[str, Any] = {"total_iterations": experiments[run_id].get("iterations")}
+        state = ends.status(run_id)
+        stack = ends.progress.get(run_id)
         if stack is not None:
             speed = stack["iterations_per_second"]
             row |= {"iteration": stack["iteration"], "iterations_per_second": speed}
             if state == "running" and speed:
                 row["seconds_left"] = (stack["iterations"] - stack["iteration"]) / speed
-        provenance = ends.provenance.get(run.id)
+        provenance = ends.provenance.get(run_id)
         if provenance is not None:
             done, seconds = provenance["iterations"], provenance["seconds"]
             row["iteration"] = provenance["diverged_at"] if state == "diverged" else done
             row["iterations_per_second"] = done / seconds if seconds else None
-        if run.id in ends.failures:
-            row["reason"] = ends.failures[run.id]["reason"]
+        if run_id in ends.failures:
+            row["reason"] = ends.failures[run_id]["reason"]
         yield row

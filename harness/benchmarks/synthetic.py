@@ -7,8 +7,11 @@ diverged, not evaluated, pending, running.
 from __future__ import annotations
 
 import math
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from rich.progress import Progress
 
 from harness.runs import SCHEMA, GridFolder, write_json
 
@@ -28,7 +31,7 @@ _FAILED, _DIVERGED, _UNEVALUATED, _PENDING, _RUNNING = 95, 96, 97, 98, 99  # pla
 _AT_ONCE = 16  # runs written at once: each file waits for the disk
 
 
-def write_grid(grid: GridFolder, runs: int) -> None:
+def write_grid(grid: GridFolder, runs: int, *, progress: Progress | None = None) -> None:
     """Write a grid of so many runs of two losses by five k by seeds: manifest, run folders, stacks."""
     entries = [
         {"id": f"{number:016x}", "axes": {"loss": _LOSSES[number % 2], "k": 1 + number // 2 % 5}, "seed": number // 10}
@@ -36,8 +39,8 @@ def write_grid(grid: GridFolder, runs: int) -> None:
     ]
     stacks = [{"id": f"s{number}", "members": [entry["id"]]} for number, entry in enumerate(entries)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for _ in pool.map(lambda number: _write_run(grid, number, entries[number]), range(runs)):
-            pass
+        written = pool.map(lambda number: _write_run(grid, number, entries[number]), range(runs))
+        deque(written if progress is None else progress.track(written, runs, description="writing runs"), maxlen=0)
     manifest = {"schema": SCHEMA, "name": "synthetic", "axes": ["loss", "k"], "runs": entries, "stacks": stacks}
     write_json(grid.path / "grid.json", manifest)
 

@@ -11,6 +11,7 @@
                             snapshots/      generator weights, <iteration>.safetensors
                             samples.npz     `images`: samples of fixed noise, float32 in [0, 1]
                             evaluation.json {"metrics": {KEY: {"value", "standard_error", ...}}}
+    <out>/<grid>/.index/                    a cache of harness.analysis.index
 
 Every write is a temporary file, fsync, rename. Nothing here imports torch.
 """

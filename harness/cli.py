@@ -454,7 +454,7 @@ Examples:
   harness bench packed --grid my-grid.toml --data ~/data      measure its stacks and recommend a stack_size
 """
 )
-@click.argument("name", type=click.Choice(["fid", "packed", "parzen", "start", "train"]))
+@click.argument("name", type=click.Choice(["collect", "fid", "packed", "parzen", "start", "train"]))
 @click.option("--grid", help="packed: the grid file (or shipped grid) to measure [default: the demo's mlp runs].")
 @click.option(
     "--data",
@@ -474,7 +474,8 @@ def bench(name: str, output: Path | None, form: str, **options: Any) -> None:
 
     train: a step beside a bare loop; packed: stacks beside single runs; parzen: the metric beside its matrix product;
     fid: Frechet distance, precision and recall beside torch-fidelity's;
-    start: commands beside the import of torch. With the roofline: matrix products and copies as fast as they go here.
+    start: commands beside the import of torch; collect: frame and status of 10,000 runs beside the reading of their
+    files. With the roofline: matrix products and copies as fast as they go here.
     """
     from harness import benchmarks
     from harness.watching import progress_bar

@@ -11,6 +11,7 @@
                             snapshots/      generator weights, <iteration>.safetensors
                             samples.npz     `images`: samples of fixed noise, float32 in [0, 1]
                             evaluation.json {"metrics": {KEY: {"value", "standard_error", ...}}}
+    <out>/<grid>/.index/                    a cache of harness.analysis.index
 
 Every write is a temporary file, fsync, rename. Nothing here imports torch.
 """
@@ -72,9 +73,14 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; a damaged one is an InputError that names it."""
+    return parse_json(path, path.read_bytes())
+
+
+def parse_json(path: Path | str, content: bytes) -> Any:
+    """The value in a JSON file's bytes; damaged ones are an InputError that names the file."""
     try:
-        return json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
+        return json.loads(content.decode())
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}); restore it or delete it.") from error
 
 
@@ -146,14 +152,8 @@ class RunFolder:
 
     def status(self, progress: Mapping[str, Any] | None = None) -> str:
         """One of STATUSES, from the run's files and its stack's progress.json."""
-        if (self.path / "failure.json").exists():
-            return "failed"
-        provenance = self.provenance()
-        if provenance is not None:
-            return str(provenance["outcome"])
-        if progress is None:
-            return "pending"
-        return "running" if is_alive(progress) else "preempted"
+        failed = (self.path / "failure.json").exists()
+        return status_of(failed, None if failed else self.provenance(), progress)
 
     def write(self, name: str, value: Any) -> None:
         """Write one of the folder's JSON files."""
@@ -168,6 +168,17 @@ class RunFolder:
     def _optional(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
         return dict(read_json(path)) if path.exists() else None
+
+
+def status_of(failed: bool, provenance: Mapping[str, Any] | None, progress: Mapping[str, Any] | None) -> str:
+    """One of STATUSES, from whether a run failed, how it ended, and its stack's progress.json."""
+    if failed:
+        return "failed"
+    if provenance is not None:
+        return str(provenance["outcome"])
+    if progress is None:
+        return "pending"
+    return "running" if is_alive(progress) else "preempted"
 
 
 def is_alive(progress: Mapping[str, Any]) -> bool:

@@ -10,11 +10,12 @@ from typing import Any
 
 from rich.progress import Progress
 
-from harness.benchmarks import fid, packed, parzen, rendering, start, train
+from harness.benchmarks import collect, fid, packed, parzen, rendering, start, train
 from harness.errors import InputError, UnknownName
 from harness.runs import write_json
 
 BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
+    "collect": collect.bench,
     "fid": fid.bench,
     "packed": packed.bench,
     "parzen": parzen.bench,

@@ -239,5 +239,5 @@ def test_ten_thousand_runs_are_collected_in_little_time(tmp_path: Path, monkeypa
         began = time.process_time()
         assert len(collect([GridFolder(tmp_path)])) == 10_000
         spent.append(time.process_time() - began)
-    # seconds of a processor; `harness bench collect` has figures, a third of these on a quiet machine
+    # seconds of a processor, loose, for busy machines; `harness bench collect` has figures
     assert spent[0] < 10 and spent[1] < 3 and spent[2] < 6

@@ -34,7 +34,6 @@ class Remaining:
         self._ended = ended
         self._tell = tell
         self._stacks = list(stacks)
-        self._held: set[str] = set()
         failed = [stack.id for stack in stacks if self._has_failed(stack)]
         self._failed_in = {stack_id: claims.newest(folder.stack(stack_id)) for stack_id in failed}
         for stack in stacks:
@@ -51,7 +50,6 @@ class Remaining:
         """
         for stack in list(self._stacks):
             if (claim := self._claimed(stack)) is not None:
-                self._held.discard(stack.id)
                 return stack, claim
         return None
 
@@ -59,9 +57,11 @@ class Remaining:
         """This process has ended a stack itself; what others have ended by now is struck out as well."""
         if stack in self._stacks:
             self._stacks.remove(stack)
-        for other in [other for other in self._stacks if other.id in self._held]:
+        for other in list(self._stacks):
             if self._is_complete(other):
                 self._strike(other, "elsewhere")
+            elif not claims.newest(self._folder.stack(other.id)):
+                break  # all take them in about this order
 
     def _claimed(self, stack: Stack) -> Claim | None:
         if self._is_complete(stack):
@@ -74,12 +74,12 @@ class Remaining:
             return None
         claim = None if standing.is_held else self._claimant.take(path, standing)
         if claim is None:
-            self._held.add(stack.id)
-        elif self._is_complete(stack):  # between the first look and the claim
+            return None
+        if self._is_complete(stack):  # between the first look and the claim
             claim.release("complete")
             self._strike(stack, "elsewhere")
             return None
-        elif not standing.record.get("released"):
+        if not standing.record.get("released"):
             self._tell(f"stack {stack.id}: taken over from {standing.owner}, which gives no sign of life")
         return claim
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from harness import manifest, records, runs, winners
+from harness import claims, manifest, records, runs, winners
 from harness.claims import Claim, Claimant
 from harness.errors import HarnessError, InputError, Preempted, RunFailed, Stranded
 from harness.methods import method
@@ -269,8 +269,10 @@ def _run_stack(
         outcome = None
         watcher.lose(stack, heart.lost_line)
     except Exception as error:
-        outcome = FAILED
-        if heart.holds():
+        outcome = FAILED if heart.holds() else None
+        if outcome is None:
+            watcher.lose(stack, heart.lost_line)
+        else:
             _record_failure(stack, folder, error)
             heart.write("failed")
         if not processes.all_come(within_seconds=_PATIENCE_SECONDS):
@@ -379,23 +381,20 @@ class Heart:
         self.path = folder.stack(stack.id) / "progress.json"
         self.is_main = processes.is_main
         self.watcher = watcher
+        self.epoch: int = processes.from_main(claim and claim.epoch)
+        """That of the claim."""
         self._claim = claim
         self._iteration = self._first = 0
         self._began = self._written = time.monotonic()
 
     @property
-    def epoch(self) -> int:
-        """The claim's; 0 on processes that write nothing."""
-        return self._claim.epoch if self._claim else 0
-
-    @property
     def is_lost(self) -> bool:
-        """Whether the stack is known to be another process's by now."""
+        """Whether the main process, which is this one, knows that the stack is another's by now."""
         return self._claim is not None and self._claim.is_lost
 
     def holds(self) -> bool:
-        """Look whether the stack is still this job's; the main process alone can tell."""
-        return self._claim is None or self._claim.holds()
+        """Look whether the stack is still this job's."""
+        return self._claim.holds() if self._claim else claims.newest(self.path.parent) <= self.epoch
 
     @property
     def lost_line(self) -> str:

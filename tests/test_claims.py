@@ -7,8 +7,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +66,8 @@ def test_of_many_that_see_a_free_folder_one_gets_it(tmp_path: Path) -> None:
     for epoch in range(1, 21):
         claimants = [Claimant(AGES) for _ in range(8)]
         standings = [claimant.look(tmp_path) for claimant in claimants]
-        found: list[Claim | None] = []
-        threads = [
-            threading.Thread(target=lambda c=claimant, s=standing: found.append(c.take(tmp_path, s)))
-            for claimant, standing in zip(claimants, standings, strict=True)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(len(claimants)) as pool:
+            found = list(pool.map(Claimant.take, claimants, [tmp_path] * 8, standings))
         (claim,) = [claim for claim in found if claim is not None]
         assert claim.epoch == newest(tmp_path) == epoch
         claim.release("complete")
@@ -221,7 +214,7 @@ def test_a_link_that_was_made_and_then_refused_counts(tmp_path: Path, monkeypatc
 def test_a_folder_that_cannot_be_claimed_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     claimant = Claimant(AGES)
-    with pytest.raises(InputError, match="cannot write to .*file; |cannot write to .*file:"):
+    with pytest.raises(InputError, match="cannot write to .*/file: "):
         claimant.take(tmp_path / "file", Standing(0, {}, False))
 
 

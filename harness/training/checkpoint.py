@@ -47,7 +47,7 @@ def write(folder: Path, checkpoint: Checkpoint, *, epoch: int = 0, keep: int = _
     path = folder / f"checkpoint-{checkpoint.iteration:010d}-{epoch:06d}-{checksum}.safetensors"
     runs.write_bytes(path, content)
     files = [file for file in _files(folder) if file.epoch <= epoch]
-    begun = min(file.iteration for file in files if file.epoch == epoch)
+    begun = min((file.iteration for file in files if file.epoch == epoch), default=checkpoint.iteration)
     # Whatever claims to be newer is what `latest` refused; it must not crowd out a good one.
     good = [file for file in files if file.iteration < begun or file.epoch == epoch]
     good = [file for file in good if file.iteration <= checkpoint.iteration]

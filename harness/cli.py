@@ -86,6 +86,7 @@ Examples:
   harness run demo
   harness run my-grid.toml --set iterations=200 --set 'seeds=[0, 1]' --dry-run
   harness run my-grid.toml --placement one-per-process
+  harness run my-grid.toml --stack $SLURM_ARRAY_TASK_ID      a task of a job array
   accelerate launch --num_processes 4 harness/run.py paper-mnist --data ~/data
 
 \b
@@ -140,8 +141,10 @@ Exit codes: 0 all trained, 1 some runs failed, 2 bad input, 75 stopped by a sign
 def run(**options: Any) -> None:
     """Train the experiments of GRID, a TOML file or a shipped grid's name.
 
-    Finished runs are skipped, begun ones resumed; a failed one is recorded and the others go on. Where a search has
-    `then_best`, the same command trains its best draws once `harness evaluate` has measured all of them.
+    Finished runs are skipped, begun ones resumed; a failed one is recorded and the others go on. Several of these
+    commands may work on one grid at once, on several machines too, if all see the same --out: each takes what no other
+    trains, and returns when all has ended. Where a search has `then_best`, the same command trains its best draws once
+    `harness evaluate` has measured all of them.
     """
     from harness.stopping import stop_signals
 

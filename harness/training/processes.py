@@ -183,7 +183,8 @@ class Processes:
         PartialState().destroy_process_group()
 
     def part(self) -> Processes:
-        """Leave the process group for good: this process, alone from now on."""
+        """Leave the process group for good, all together: this process, alone from now on."""
+        self.wait()
         self.close()
         AcceleratorState._reset_state(reset_partial_state=True)
         return Processes(self.precision, alone=True)

@@ -112,10 +112,8 @@ def _run_grid(
     is_shared = placed.is_shared(len(stacks))
     if options.trackers and not is_shared:
         raise InputError("--tracker hears the main process alone; add --placement data-parallel.")
-    planned_runs = sum(len(stack.members) for stack in stacks)
-    note = described(
-        options.placement, len(stacks), planned_runs, processes=count, is_shared=is_shared, divides=divides
-    )
+    members = sum(len(stack.members) for stack in stacks)
+    note = described(options.placement, len(stacks), members, processes=count, is_shared=is_shared, divides=divides)
     watcher.begin(stacks, note=note, process=None if is_shared else processes.job_rank)
     if not is_shared and processes.count > 1:
         processes = processes.part()
@@ -131,12 +129,17 @@ def _run_grid(
         if outcome is not None:
             remaining.strike(stack)
             watcher.finish(stack, outcome)
-    failures = {run.id: folder.run(run.id).failure() for stack in stacks for run in stack.members}
-    reasons = [f"  {run_id}  {failure['reason']}" for run_id, failure in failures.items() if failure]
-    if reasons:
-        head = f"{len(reasons)} of {planned_runs} runs failed; the same command tries them again:"
-        raise RunFailed("\n".join([head, *reasons]))
+    _check_failures(stacks, folder)
     return folder
+
+
+def _check_failures(stacks: Sequence[Stack], folder: GridFolder) -> None:
+    """Errors: RunFailed with the reasons, if runs failed."""
+    members = [folder.run(run.id) for stack in stacks for run in stack.members]
+    reasons = [f"  {run.id}  {failure['reason']}" for run in members if (failure := run.failure())]
+    if reasons:
+        head = f"{len(reasons)} of {len(members)} runs failed; the same command tries them again:"
+        raise RunFailed("\n".join([head, *reasons]))
 
 
 def _indivisible(plan: Plan, processes: Processes) -> str:

@@ -86,6 +86,7 @@ Examples:
   harness run demo
   harness run my-grid.toml --set iterations=200 --set 'seeds=[0, 1]' --dry-run
   harness run my-grid.toml --placement one-per-process
+  harness run my-grid.toml --stack $SLURM_ARRAY_TASK_ID      a task of a job array
   accelerate launch --num_processes 4 harness/run.py paper-mnist --data ~/data
 
 \b
@@ -127,13 +128,23 @@ Exit codes: 0 all trained, 1 some runs failed, 2 bad input, 75 stopped by a sign
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of a process on CPUs [default: its share of the cores]."
 )
+@click.option(
+    "--stack",
+    "--stacks",
+    "stacks",
+    multiple=True,
+    metavar="N[,N...]",
+    help="Train just these stacks, by their places in grid.json, from 0 [default: all].",
+)
 @click.option("--tracker", "trackers", multiple=True, help="A tracker of Accelerate (tensorboard, wandb, ...).")
 @format_option
 def run(**options: Any) -> None:
     """Train the experiments of GRID, a TOML file or a shipped grid's name.
 
-    Finished runs are skipped, begun ones resumed; a failed one is recorded and the others go on. Where a search has
-    `then_best`, the same command trains its best draws once `harness evaluate` has measured all of them.
+    Finished runs are skipped, begun ones resumed; a failed one is recorded and the others go on. Several of these
+    commands may work on one grid at once, on several machines too, if all see the same --out: each takes what no other
+    trains, and returns when all has ended. Where a search has `then_best`, the same command trains its best draws once
+    `harness evaluate` has measured all of them.
     """
     from harness.stopping import stop_signals
 
@@ -150,12 +161,14 @@ def _run(
     images_on: Any,
     placement: Any,
     threads: int | None,
+    stacks: tuple[str, ...],
     trackers: tuple[str, ...],
     form: str,
     stop: Callable[[], bool],
 ) -> None:
     from harness.grid import load_grid
 
+    places = stack_places(stacks)
     loaded = load_grid(grid, overrides=overrides)  # before torch is imported: a bad file is refused at once
 
     from harness import winners
@@ -177,7 +190,7 @@ def _run(
     from harness.runner import Options, run_grid
     from harness.watching import ProgressWatcher, progress_bar
 
-    options = Options(out, images_on=images_on, placement=placement, threads=threads, trackers=trackers)
+    options = Options(out, images_on=images_on, placement=placement, threads=threads, trackers=trackers, stacks=places)
     with progress_bar(show=is_main()) as progress:
         folder = run_grid(planned, options, stop=stop, watcher=ProgressWatcher(planned, progress, is_main=is_main()))
     say(str(folder.path))
@@ -485,6 +498,14 @@ def bench(name: str, output: Path | None, form: str, **options: Any) -> None:
     click.echo(benchmarks.render(figures, form))
     if output is not None:
         benchmarks.write(figures, output)
+
+
+def stack_places(given: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of --stack."""
+    words = [word.strip() for text in given for word in text.split(",")]
+    if wrong := [word for word in words if not word.isdecimal()]:
+        raise click.UsageError(f"--stack {wrong[0]!r}: give places in grid.json, from 0, as in --stack 3,5.")
+    return tuple(map(int, words))
 
 
 def is_main() -> bool:

@@ -3,7 +3,8 @@
     <out>/<grid>/grid.json                  manifest: name, axes, runs, stacks (order fixed for ever)
     <out>/<grid>/search.json                the draws of a search in order, the best first, once that is known
     <out>/<grid>/controls.json              metrics of training images in the place of samples
-    <out>/<grid>/stacks/<stack>/            checkpoints and progress.json of the runs that train together
+    <out>/<grid>/stacks/<stack>/            checkpoints and progress.json of the runs that train together;
+                                            claims/ and ledger.jsonl: whose they are and were (harness/claims.py)
     <out>/<grid>/runs/<run>/experiment.json the settings, all of them
                             provenance.json how the run ended, on what it ran, what it cost
                             failure.json    reason and traceback, if it failed

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"errors", "philox", "singly"},
     {"dotted", "draws", "images", "runs", "experiment", "user_code"},
-    {"layers", "search"},
+    {"claims", "layers", "search"},
     {"models", "objectives", "metrics", "grid"},
     {"training"},
     {"baselines"},
@@ -26,7 +26,8 @@ FLOORS = (
     {"placement"},
     {"plan"},
     {"foreign", "manifest", "records", "sampling", "watching", "stopping", "winners"},
-    {"evaluation", "runner", "sheets"},
+    {"evaluation", "remaining", "sheets"},
+    {"runner"},
     {"commands", "benchmarks"},
     {"cli"},
     {"run", "__main__"},

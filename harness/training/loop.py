@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.draws import Draws
-from harness.errors import Preempted
+from harness.errors import InputError, Preempted
 from harness.experiment import LatentSettings
 from harness.layers import ConvolutionWay
 from harness.training import checkpoint
@@ -114,6 +114,10 @@ class Schedule:
     snapshot_every: int | None = None
     convolution: ConvolutionWay | None = None
     """How stacked convolutions are computed; None: the quickest way, found by a few steps."""
+    epoch: int = 0
+    """What checkpoints are written under: the newest epoch's are read."""
+    may_write: Callable[[], bool] = lambda: True
+    """Whether the folder is still this process's; asked before each checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -210,10 +214,12 @@ class Saver:
         return bool(every and iteration % every == 0) or (is_block and is_late)
 
     def save(self, iteration: int, state: State, history: History) -> None:
-        """Write a checkpoint, on the main process, of what is not yet saved."""
-        if self._is_main and iteration > self._saved:
+        """Write a checkpoint, on the main process, of what is not yet saved, if the folder is still its own."""
+        schedule = self._schedule
+        if self._is_main and iteration > self._saved and schedule.may_write():
             facts = self._facts | {"seconds": self.seconds}
-            checkpoint.write(self._schedule.folder, Checkpoint(iteration, state, history.rows(), facts))
+            found = Checkpoint(iteration, state, history.rows(), facts)
+            checkpoint.write(schedule.folder, found, epoch=schedule.epoch)
         self._saved, self._saved_at = iteration, time.monotonic()
 
 
@@ -272,6 +278,12 @@ class History:
 def _begin(method: Method, feed_from: Callable[[int], Feed], processes: Processes, schedule: Schedule) -> Checkpoint:
     """The newest checkpoint on this device, or the state before the first iteration."""
     found = checkpoint.latest(schedule.folder)
+    seen = processes.gather_objects(found and found.iteration)
+    if len(set(seen)) > 1:
+        raise InputError(
+            f"the processes of this job read different checkpoints in {schedule.folder} (after iterations {seen}); see "
+            "that all machines share that folder, and run the same command again."
+        )
     if found is None:
         state = method.init()
         way = schedule.convolution or quickest_way(method, state, feed_from(0), processes)

@@ -21,7 +21,6 @@ from harness.runs import RunFolder
 from harness.training import checkpoint
 from harness.training.feed import Feed
 from harness.training.loop import Schedule, State, Trained, train
-from harness.training.tally import Tally
 
 Made = Callable[..., Baseline]
 ITERATIONS = 12
@@ -136,13 +135,17 @@ def test_a_sample_depends_on_its_place_alone(
 class Silent:
     """Looks on and says nothing."""
 
-    def begin(self, stacks: Sequence[Stack], tally: Tally, *, note: str, process: int | None) -> None: ...
+    def begin(self, stacks: Sequence[Stack], *, note: str, process: int | None) -> None: ...
 
     def start(self, stack: Stack, iteration: int) -> None: ...
 
     def advance(self, stack: Stack, iteration: int) -> None: ...
 
     def finish(self, stack: Stack, outcome: str) -> None: ...
+
+    def lose(self, stack: Stack, reason: str) -> None: ...
+
+    def tell(self, line: str) -> None: ...
 
 
 @pytest.fixture(scope="module")

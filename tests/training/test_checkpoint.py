@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.training.checkpoint import Checkpoint, flatten, latest, nested, write
+from harness import runs
+from harness.training.checkpoint import Checkpoint, flatten, latest, nested, saved, write
 
 
 def checkpoint(iteration: int) -> Checkpoint:
@@ -102,6 +103,43 @@ def test_a_new_checkpoint_outlives_damaged_ones_of_later_iterations(tmp_path: Pa
     assert latest(tmp_path) is None
     write(tmp_path, checkpoint(1))
     assert_is(latest(tmp_path), 1)
+
+
+def test_the_newest_epoch_counts_before_later_iterations_of_older_ones(tmp_path: Path) -> None:
+    write(tmp_path, checkpoint(100), epoch=1)
+    write(tmp_path, checkpoint(3), epoch=2)
+    assert_is(latest(tmp_path), 3)
+    assert saved(tmp_path) == 3
+    write(tmp_path, checkpoint(200), epoch=1)  # by an owner that woke
+    assert_is(latest(tmp_path), 3)
+    write(tmp_path, checkpoint(5), epoch=2)
+    write(tmp_path, checkpoint(300), epoch=1)
+    assert [path.name[11:28] for path in files(tmp_path)][:2] == ["0000000003-000002", "0000000005-000002"]
+    assert_is(latest(tmp_path), 5)
+
+
+def test_a_new_epoch_keeps_what_it_began_from_rather_than_what_it_passed_over(tmp_path: Path) -> None:
+    for iteration in (3, 8):
+        write(tmp_path, checkpoint(iteration), epoch=1)
+    flipped(files(tmp_path)[1])
+    write(tmp_path, checkpoint(8), epoch=2)
+    flipped(max(tmp_path.glob("*-000002-*")))
+    assert_is(latest(tmp_path), 3)
+
+
+def test_an_owner_whose_checkpoint_is_deleted_as_it_writes_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "write_bytes", lambda path, content: None)
+    write(tmp_path, checkpoint(3), epoch=1)
+    assert latest(tmp_path) is None and saved(tmp_path) == 0
+
+
+def test_checkpoints_from_before_there_were_epochs_are_read(tmp_path: Path) -> None:
+    write(tmp_path, checkpoint(3))
+    (path,) = files(tmp_path)
+    path.rename(path.with_name(path.name.replace("-000000-", "-")))
+    assert_is(latest(tmp_path), 3)
 
 
 @pytest.mark.parametrize("with_its_checksum", [False, True])

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from harness import runs
-from harness.errors import InputError
+from harness.errors import InputError, storage_error
 from harness.plan import Plan, PlannedRun, Stack, StackSize, stacks
 from harness.runs import GridFolder
 
@@ -29,7 +29,7 @@ def lock(folder: GridFolder) -> Iterator[None]:
         folder.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder.path / ".lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise InputError(f"cannot write to {folder.path}: {error.strerror}; choose another --out.") from None
+        raise storage_error(error, folder.path, another="--out") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -77,7 +77,7 @@ def reconcile(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
     for run in plan.runs:
         if not (folder.run(run.id).path / "experiment.json").exists():
             folder.run(run.id).write("experiment.json", run.experiment.canonical())
-    runs.write_json(folder.path / "grid.json", manifest)
+    runs.write_json(folder.path / "grid.json", manifest, inside=folder.path)
     return [Stack(tuple(planned[member] for member in entry["members"])) for entry in manifest["stacks"]]
 
 
@@ -85,7 +85,7 @@ def read(folder: GridFolder) -> dict[str, Any]:
     """The manifest of a folder, or that of an empty one."""
     if not (folder.path / "grid.json").exists():
         return {"schema": runs.SCHEMA, "runs": [], "stacks": []}
-    manifest = dict(runs.read_json(folder.path / "grid.json"))
+    manifest = runs.read_record(folder.path / "grid.json")
     if manifest.get("schema") != runs.SCHEMA:
         raise InputError(f"{folder.path}/grid.json has schema {manifest.get('schema')}, this harness {runs.SCHEMA}.")
     return GridFolder(folder.path).manifest

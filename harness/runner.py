@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from harness import manifest, records, runs, winners
-from harness.errors import HarnessError, InputError, Preempted, RunFailed, Stranded
+from harness.errors import HarnessError, InputError, Preempted, RunFailed, StorageError, Stranded, storage_error
 from harness.methods import method
 from harness.placement import PlacementName, described, placement
 from harness.plan import Plan, Stack, StackSize
@@ -63,7 +63,8 @@ class Options:
 def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher: Watcher) -> GridFolder:
     """Train what of a grid is not yet trained.
 
-    Errors: InputError for a folder that cannot be used; Preempted; RunFailed at the end, if runs failed.
+    Errors: InputError or StorageError for a folder that cannot be used; Preempted; RunFailed at the end, if runs
+    failed.
     """
     trackers.check(options.trackers)
     for precision in {run.experiment.precision for run in plan.runs}:
@@ -102,6 +103,9 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
                     train_stacks(_taken(stacks, tally))
     except Stranded:
         raise  # the process group cannot be left in order
+    except OSError as error:
+        processes.close()
+        raise storage_error(error, error.filename or folder.path, verb="use") from error
     except BaseException:
         processes.close()
         raise
@@ -176,7 +180,7 @@ def _reconciled(
     """
     choices: list[winners.Choice] = []
     found: list[Stack] = []
-    refusal = ""
+    refusal: tuple[type[HarnessError], str] | None = None
     if processes.is_main:
         try:
             held.enter_context(manifest.lock(folder))
@@ -186,12 +190,14 @@ def _reconciled(
             length = _updates if processes.count > 1 else lambda stack: 0
             found.sort(key=lambda stack: (any(folder.run(run.id).failure() for run in stack.members), -length(stack)))
         except HarnessError as error:
-            refusal = str(error)
+            refusal = (StorageError if isinstance(error, StorageError) else InputError), str(error)
         except OSError as error:
-            refusal = f"cannot write to {folder.path}: {error.strerror}; choose another --out."
+            told = storage_error(error, error.filename or folder.path, another="--out")
+            refusal = type(told), str(told)
     refusal = processes.from_main(refusal)
-    if refusal:
-        raise InputError(refusal)
+    if refusal is not None:
+        kind, message = refusal
+        raise kind(message)
     plan = winners.grown(plan, processes.from_main(choices))
     members = {run.id: run for run in plan.runs}
     ids = processes.from_main([[run.id for run in stack.members] for stack in found])
@@ -241,16 +247,14 @@ def _run_stack(
 def _record_failure(stack: Stack, folder: GridFolder, error: Exception) -> None:
     """Write the reason into the members' folders.
 
-    Errors: InputError where even that cannot be written.
+    Errors: as `storage_error`, where even that cannot be written.
     """
     failure = {"reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     try:
         for run in stack.members:
-            folder.run(run.id).write("failure.json", failure)
-        folder.stack(stack.id).mkdir(parents=True, exist_ok=True)
+            runs.write_json(folder.run(run.id).path / "failure.json", failure, inside=folder.path)
     except OSError as refused:
-        reason = refused.strerror or refused
-        raise InputError(f"cannot write to {folder.path}: {reason}; what is saved stays. First: {error}") from error
+        raise storage_error(refused, refused.filename) from error
 
 
 def _train_stack(
@@ -314,6 +318,7 @@ class Heart:
     def __init__(self, stack: Stack, folder: GridFolder, processes: Processes, watcher: Watcher) -> None:
         self.stack = stack
         self.path = folder.stack(stack.id) / "progress.json"
+        self._grid = folder.path
         self.is_main = processes.is_main
         self.watcher = watcher
         self._iteration = self._first = 0
@@ -348,4 +353,4 @@ class Heart:
             "host": socket.gethostname(),
             "updated": time.time(),
         }
-        runs.write_json(self.path, progress)
+        runs.write_json(self.path, progress, inside=self._grid)

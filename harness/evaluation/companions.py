@@ -36,9 +36,9 @@ def evaluate_companions(
                 controls[name] = joined(before, evaluate(samples, references, wanted))
                 controls[name]["samples"]["requested"] = request.samples
     if processes.is_main and controls != known:
-        runs.write_json(grid.path / "controls.json", controls)
+        runs.write_json(grid.path / "controls.json", controls, inside=grid.path)
 
 
 def _known(grid: GridFolder) -> dict[str, Any]:
     path = grid.path / "controls.json"
-    return dict(runs.read_json(path)) if path.exists() else {}
+    return runs.read_record(path) if path.exists() else {}

@@ -292,7 +292,8 @@ def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
         if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
             raise InputError(f"{wrong}{name!r} is no name of a file inside the grid's folder; restore it.")
     ids = {run["id"] for run in runs}
-    if strange := [member for stack in stacks for member in stack["members"] if member not in ids]:
+    members = [member for stack in stacks for member in stack["members"]]
+    if strange := [member for member in members if not isinstance(member, str) or member not in ids]:
         raise InputError(f"{wrong}its stacks hold {strange[0]!r}, which is none of its runs; restore it.")
 
 

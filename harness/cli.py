@@ -102,7 +102,7 @@ A grid file:
   k = [1, 2]
 
 \b
-Exit codes: 0 all trained, 1 some runs failed, 2 bad input, 75 stopped by a signal with everything saved.
+Exit codes: 0 all trained, 1 some runs or the disk failed, 2 bad input, 75 stopped by a signal with everything saved.
 """
 )
 @click.argument("grid")

@@ -21,7 +21,8 @@ HARMLESS_WHEN_FULL = ("replace", "rename", "unlink")
 class Fault:
     """What happens (kill, ENOSPC, EIO, nothing) at the touch number `at`, counted from 1, of one of ACTIONS.
 
-    Paths count that hold `only`. A write that fails still puts `share` of its bytes there. `lasting`: all later touches fail too.
+    Paths count that hold `only`. A write that fails still puts `share` of its bytes there. `lasting`: all later touches
+    fail too.
     """
 
     what: str = "nothing"

@@ -32,7 +32,7 @@ from typing import Any
 import psutil
 
 from harness import runs
-from harness.errors import InputError
+from harness.errors import InputError, storage_error
 
 LAPSE_SECONDS = 120.0
 """Longer than the minute for which a network file system may show what was."""
@@ -77,14 +77,14 @@ class Claimant:
     def take(self, folder: Path, standing: Standing) -> Claim | None:
         """Claim the epoch after one that is free; None where another was quicker.
 
-        Errors: InputError where the folder cannot be written.
+        Errors: InputError or StorageError where the folder cannot be written.
         """
         epoch = standing.epoch + 1
         record = self.identity | {"counter": 0, "beat_seconds": self.beat_seconds, "first": None, "iteration": None}
         try:
             is_ours = _create(_path(folder, epoch), record)
         except OSError as error:
-            raise InputError(f"cannot write to {folder}: {error.strerror or error}; choose another --out.") from None
+            raise storage_error(error, folder, another="--out") from error
         if is_ours and newest(folder) > epoch:  # this epoch was over, and its file deleted, before we came
             _path(folder, epoch).unlink(missing_ok=True)
             return None

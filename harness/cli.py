@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from harness.errors import HarnessError, Preempted, Stranded
+from harness.errors import HarnessError, Preempted, Stranded, storage_error
 
 DEFAULT_OUT = Path("results/runs")
 _PATIENCE_SECONDS = 3
@@ -103,7 +103,7 @@ A grid file:
   k = [1, 2]
 
 \b
-Exit codes: 0 all trained, 1 some runs failed, 2 bad input, 75 stopped by a signal with everything saved.
+Exit codes: 0 all trained, 1 some runs or the disk failed, 2 bad input, 75 stopped by a signal with everything saved.
 """
 )
 @click.argument("grid")
@@ -530,6 +530,9 @@ def entry(arguments: Sequence[str] | None = None) -> None:
         os._exit(error.exit_code)  # a tidy exit would wait for the others
     except HarnessError as error:
         _leave(f"harness: {error}", error.exit_code)
+    except OSError as error:
+        told = storage_error(error, error.filename or "a file", verb="use")
+        _leave(f"harness: {told}", told.exit_code)
     except click.UsageError as error:
         _leave(f"{error.ctx.get_usage() if error.ctx else ''}\nError: {error.format_message()}", error.exit_code)
     except click.ClickException as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import runs
 from harness.claims import Claimant
-from harness.errors import InputError, Preempted
+from harness.errors import InputError, Preempted, storage_error
 from harness.plan import Plan, PlannedRun, Stack, StackSize, stacks
 from harness.runs import GridFolder
 
@@ -29,7 +29,7 @@ def lock(folder: GridFolder, claimant: Claimant, *, stop: Callable[[], bool] = l
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write to {folder.path}: {error.strerror}; choose another --out.") from None
+        raise storage_error(error, folder.path, another="--out") from error
     while (standing := claimant.look(folder.path)).is_held or (claim := claimant.take(folder.path, standing)) is None:
         if stop():
             raise Preempted(f"stopped while {standing.owner} writes {folder.path}/grid.json; nothing was changed.")
@@ -75,7 +75,7 @@ def reconcile(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
         if not (folder.run(run.id).path / "experiment.json").exists():
             folder.run(run.id).write("experiment.json", run.experiment.canonical())
     if manifest != before:
-        runs.write_json(folder.path / "grid.json", manifest)
+        runs.write_json(folder.path / "grid.json", manifest, inside=folder.path)
     return [Stack(tuple(planned[member] for member in entry["members"])) for entry in manifest["stacks"]]
 
 
@@ -83,7 +83,7 @@ def read(folder: GridFolder) -> dict[str, Any]:
     """The manifest of a folder, or that of an empty one."""
     if not (folder.path / "grid.json").exists():
         return {"schema": runs.SCHEMA, "runs": [], "stacks": []}
-    manifest = dict(runs.read_json(folder.path / "grid.json"))
+    manifest = runs.read_record(folder.path / "grid.json")
     if manifest.get("schema") != runs.SCHEMA:
         raise InputError(f"{folder.path}/grid.json has schema {manifest.get('schema')}, this harness {runs.SCHEMA}.")
     return GridFolder(folder.path).manifest

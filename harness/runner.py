@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness import claims, manifest, records, runs, winners
 from harness.claims import Claim, Claimant
-from harness.errors import HarnessError, InputError, Preempted, RunFailed, Stranded
+from harness.errors import HarnessError, InputError, Preempted, RunFailed, StorageError, Stranded, storage_error
 from harness.methods import method
 from harness.placement import PlacementName, described, needs_no_group, placement
 from harness.plan import Plan, Stack, StackSize
@@ -72,7 +72,8 @@ class Options:
 def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher: Watcher) -> GridFolder:
     """Train what of a grid is not yet trained, beside other processes that do the same; return when all has ended.
 
-    Errors: InputError for a folder that cannot be used; Preempted; RunFailed at the end, if runs failed.
+    Errors: InputError or StorageError for a folder that cannot be used; Preempted; RunFailed at the end, if runs
+    failed.
     """
     trackers.check(options.trackers)
     for precision in {run.experiment.precision for run in plan.runs}:
@@ -83,6 +84,9 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
         folder = _run_grid(plan, options, processes, stop=stop, watcher=watcher)
     except Stranded:
         raise  # the process group cannot be left in order
+    except OSError as error:
+        processes.close()
+        raise storage_error(error, error.filename or options.out / plan.grid.name, verb="use") from error
     except BaseException:
         processes.close()
         raise
@@ -224,19 +228,23 @@ def _reconciled(
     """
     choices: list[winners.Choice] = []
     found: list[Stack] = []
-    refusal, is_stopped = "", False
+    refusal: tuple[type[HarnessError], str] | None = None
     if processes.is_main:
         try:
             with manifest.lock(folder, claimant, stop=stop):
                 choices = winners.settle(folder, plan)
                 found = manifest.reconcile(folder, winners.grown(plan, choices), size)
+        except (StorageError, Preempted) as error:
+            refusal = type(error), str(error)
         except HarnessError as error:
-            refusal, is_stopped = str(error), isinstance(error, Preempted)
+            refusal = InputError, str(error)
         except OSError as error:
-            refusal = f"cannot write to {folder.path}: {error.strerror}; choose another --out."
-    refusal, is_stopped = processes.from_main((refusal, is_stopped))
-    if refusal:
-        raise (Preempted if is_stopped else InputError)(refusal)
+            told = storage_error(error, error.filename or folder.path, another="--out")
+            refusal = type(told), str(told)
+    refusal = processes.from_main(refusal)
+    if refusal is not None:
+        kind, message = refusal
+        raise kind(message)
     plan = winners.grown(plan, processes.from_main(choices))
     members = {run.id: run for run in plan.runs}
     ids = processes.from_main([[run.id for run in stack.members] for stack in found])
@@ -297,16 +305,14 @@ def _run_stack(
 def _record_failure(stack: Stack, folder: GridFolder, error: Exception) -> None:
     """Write the reason into the members' folders.
 
-    Errors: InputError where even that cannot be written.
+    Errors: as `storage_error`, where even that cannot be written.
     """
     failure = {"reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     try:
         for run in stack.members:
-            folder.run(run.id).write("failure.json", failure)
-        folder.stack(stack.id).mkdir(parents=True, exist_ok=True)
+            runs.write_json(folder.run(run.id).path / "failure.json", failure, inside=folder.path)
     except OSError as refused:
-        reason = refused.strerror or refused
-        raise InputError(f"cannot write to {folder.path}: {reason}; what is saved stays. First: {error}") from error
+        raise storage_error(refused, refused.filename) from error
 
 
 def _train_stack(
@@ -382,6 +388,7 @@ class Heart:
     ) -> None:
         self.stack = stack
         self.path = folder.stack(stack.id) / "progress.json"
+        self._grid = folder.path
         self.is_main = processes.is_main
         self.watcher = watcher
         self.epoch: int = processes.from_main(claim and claim.epoch)
@@ -440,4 +447,4 @@ class Heart:
             "host": socket.gethostname(),
             "updated": time.time(),
         }
-        runs.write_json(self.path, progress)
+        runs.write_json(self.path, progress, inside=self._grid)

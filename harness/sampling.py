@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as tensors_of
 from torch import Tensor
 
 from harness.errors import InputError
@@ -21,12 +22,13 @@ from harness.metrics.points import ALONE
 from harness.metrics.points import Processes as Shares
 from harness.models import ImageStatistics
 from harness.plan import PlannedRun, stacks
-from harness.runs import RunFolder
+from harness.runs import RunFolder, read_bytes
 from harness.singly import map_singly, one_thread
 from harness.training import checkpoint
 from harness.training.loop import Method, OfBound, OfLatents, State
 from harness.training.processes import Processes
 
+_RUN_ID = re.compile("[0-9a-f]{16}")
 _BLOCK = 1000  # samples a pass; fixed, since float32 kernels depend on the batch's shape
 # Of all samples of the members that go together; what a pass needs beside them is of that order. On one core 36 members
 # of the digits' mlp took 1.1 times as long together as alone, up to 8 the same: layers of many leave its caches.
@@ -55,11 +57,12 @@ class Finished:
     def tensors(self) -> dict[str, Tensor]:
         """The snapshot's content on the CPU, (1, ...) each.
 
-        Errors: InputError where it is damaged.
+        Errors: InputError where it is damaged; StorageError where it cannot be read.
         """
+        content = read_bytes(self.snapshot)
         try:
-            return load_file(self.snapshot)
-        except (SafetensorError, OSError) as error:
+            return tensors_of(content)
+        except SafetensorError as error:
             raise InputError(
                 f"{self.snapshot} is damaged ({error}); delete the run's folder and train it again."
             ) from None
@@ -209,7 +212,11 @@ def find(run: RunFolder, *, iteration: int | None = None) -> Finished:
 
     Errors: InputError where there is none, or where its model is not the one that was trained.
     """
-    experiment = validate(Experiment, run.experiment(), where=str(run.path / "experiment.json"))
+    where = run.path / "experiment.json"
+    experiment = validate(Experiment, run.experiment(), where=str(where))
+    name = run.path.resolve().name
+    if _RUN_ID.fullmatch(name) and experiment.run_id != name:
+        raise InputError(f"{where} holds the settings of another run, {experiment.run_id}; restore it.")
     provenance = run.provenance()
     if provenance is None or provenance["outcome"] != "complete":
         raise InputError(f"{run.path} is {run.status()}, not complete; there is nothing to sample from.")

@@ -157,7 +157,7 @@ def test_a_second_process_waits_while_the_first_holds_the_manifest(folder: GridF
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(InputError, match="cannot write to .*; choose another --out"),
+        pytest.raises(InputError, match="cannot write .*; choose another --out"),
         manifest.lock(GridFolder(tmp_path / "file" / "tiny"), Claimant()),
     ):
         pass

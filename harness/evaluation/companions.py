@@ -43,7 +43,7 @@ def evaluate_companions(
                 source = foreign.described(companion, data, request.samples)
                 controls[name]["samples"] |= {"requested": request.samples, "source": source}
     if processes.is_main and controls != known:
-        runs.write_json(grid.path / "controls.json", controls)
+        runs.write_json(grid.path / "controls.json", controls, inside=grid.path)
 
 
 def is_trained(companion: str, trained: Sequence[Mapping[str, Any]], data: ImageSet, n: int) -> bool:
@@ -108,4 +108,4 @@ def _trained_controls(grid: GridFolder) -> list[dict[str, Any]]:
 
 def _known(grid: GridFolder) -> dict[str, Any]:
     path = grid.path / "controls.json"
-    return dict(runs.read_json(path)) if path.exists() else {}
+    return runs.read_record(path) if path.exists() else {}

@@ -201,6 +201,8 @@ class Saver:
         self._is_main = is_main
         self._saved = begun.iteration
         self._started = self._saved_at = time.monotonic()
+        if is_main:
+            schedule.folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def seconds(self) -> float:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,12 +17,13 @@ from harness.plan import Plan, PlannedRun, Stack, StackSize, stacks
 from harness.runs import GridFolder
 
 _SHOWN_DIFFERENCES = 5
+_LOOK_SECONDS = 0.2
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def lock(folder: GridFolder) -> Iterator[None]:
-    """Hold a grid folder for this process alone.
+def lock(folder: GridFolder, *, wait_seconds: float = 0) -> Iterator[None]:
+    """Hold a grid folder for this process alone, after waiting for at most so long.
 
     Errors: InputError where the folder cannot be written, or another process on this machine holds it.
     """
@@ -31,7 +33,7 @@ def lock(folder: GridFolder) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot write to {folder.path}: {error.strerror}; choose another --out.") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(descriptor, time.monotonic() + wait_seconds)
     except BlockingIOError:
         os.close(descriptor)
         raise InputError(
@@ -45,12 +47,42 @@ def lock(folder: GridFolder) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _flock(descriptor: int, deadline: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_LOOK_SECONDS)
+
+
+def holds(folder: GridFolder, plan: Plan) -> bool:
+    """Whether the manifest of a folder has taken in all runs of a plan."""
+    return {run.id for run in plan.runs} <= {entry["id"] for entry in read(folder)["runs"]}
+
+
+def foreseen(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
+    """The stacks that `reconcile` would give; nothing is written. Errors: as `reconcile`."""
+    return _merged(folder, plan, size)[1]
+
+
 def reconcile(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
     """The stacks of a grid folder, in order, after its manifest has taken in the plan's new runs.
 
     Stacks that exist never change; new runs form new stacks behind them, of at most `size` members.
     Errors: InputError with the differences where the plan lacks or changes runs that the folder holds.
     """
+    manifest, found = _merged(folder, plan, size)
+    for run in plan.runs:
+        if not (folder.run(run.id).path / "experiment.json").exists():
+            folder.run(run.id).write("experiment.json", run.experiment.canonical())
+    runs.write_json(folder.path / "grid.json", manifest)
+    return found
+
+
+def _merged(folder: GridFolder, plan: Plan, size: StackSize) -> tuple[dict[str, Any], list[Stack]]:
+    """The manifest and its stacks with the plan's new runs behind those that exist."""
     manifest = read(folder)
     planned = {run.id: run for run in plan.runs}
     gone = [entry for entry in manifest["runs"] if entry["id"] not in planned]
@@ -74,11 +106,7 @@ def reconcile(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
     manifest.pop("searched", None)
     if plan.grid.then_best is not None:
         manifest["searched"] = plan.grid.searched
-    for run in plan.runs:
-        if not (folder.run(run.id).path / "experiment.json").exists():
-            folder.run(run.id).write("experiment.json", run.experiment.canonical())
-    runs.write_json(folder.path / "grid.json", manifest)
-    return [Stack(tuple(planned[member] for member in entry["members"])) for entry in manifest["stacks"]]
+    return manifest, [Stack(tuple(planned[member] for member in entry["members"])) for entry in manifest["stacks"]]
 
 
 def read(folder: GridFolder) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from harness.training.threads import set_threads
 _PROGRESS_SECONDS = 2.0
 _PATIENCE_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
+_LOCK_SECONDS = 60.0
 
 
 class Watcher(Protocol):
@@ -58,6 +59,8 @@ class Options:
     placement: PlacementName = "auto"
     threads: int | None = None
     trackers: tuple[str, ...] = ()
+    stack: int | None = None
+    """Train this stack of grid.json alone, and leave the folder to others too."""
 
 
 def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher: Watcher) -> GridFolder:
@@ -83,12 +86,13 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
         if options.placement == "data-parallel" and not divides:
             raise InputError(_indivisible(plan, processes))
         with ExitStack() as held:
-            plan, stacks = _reconciled(folder, plan, placed.stack_size, processes, held)
+            plan, stacks = _reconciled(folder, plan, placed.stack_size, processes, held, number=options.stack)
             is_shared = placed.is_shared(len(stacks))
             if options.trackers and not is_shared:
                 raise InputError("--tracker hears the main process alone; add --placement data-parallel.")
             tally = Tally.of(processes)
-            head = described(len(stacks), len(plan.runs), processes=processes.count, is_shared=is_shared)
+            trained = {run.id for stack in stacks for run in stack.members}
+            head = described(len(stacks), len(trained), processes=processes.count, is_shared=is_shared)
             watcher.begin(stacks, tally, note=head, process=None if is_shared else processes.rank)
 
             def train_stacks(chosen: Iterable[Stack]) -> None:
@@ -106,10 +110,10 @@ def run_grid(plan: Plan, options: Options, *, stop: Callable[[], bool], watcher:
         processes.close()
         raise
     processes.close()
-    failures = {run.id: run.failure() for run in GridFolder(folder.path).runs()}
+    failures = {run.id: run.failure() for run in GridFolder(folder.path).runs() if run.id in trained}
     reasons = [f"  {run_id}  {failure['reason']}" for run_id, failure in failures.items() if failure]
     if reasons:
-        head = f"{len(reasons)} of {len(plan.runs)} runs failed; the same command tries them again:"
+        head = f"{len(reasons)} of {len(trained)} runs failed; the same command tries them again:"
         raise RunFailed("\n".join([head, *reasons]))
     return folder
 
@@ -167,21 +171,24 @@ def _updates(stack: Stack) -> int:
 
 
 def _reconciled(
-    folder: GridFolder, plan: Plan, size: StackSize, processes: Processes, held: ExitStack
+    folder: GridFolder, plan: Plan, size: StackSize, processes: Processes, held: ExitStack, *, number: int | None
 ) -> tuple[Plan, list[Stack]]:
     """The plan with the best of its search, and the folder's stacks, on every process, those that failed before last.
 
     The main process alone locks the folder (until `held` closes), chooses the best and writes the manifest; all hear if
-    it refuses.
+    it refuses. With a `number` that stack alone, and the folder is not locked.
     """
     choices: list[winners.Choice] = []
     found: list[Stack] = []
     refusal = ""
     if processes.is_main:
         try:
-            held.enter_context(manifest.lock(folder))
-            choices = winners.settle(folder, plan)
-            found = manifest.reconcile(folder, winners.grown(plan, choices), size)
+            if number is None:
+                held.enter_context(manifest.lock(folder))
+                choices, found = _settled(folder, plan, size)
+            else:
+                choices, found = _among_others(folder, plan, size)
+                found = [_numbered(found, number, folder)]
             # The longest first where processes take them in turns, so that all end at about the same time.
             length = _updates if processes.count > 1 else lambda stack: 0
             found.sort(key=lambda stack: (any(folder.run(run.id).failure() for run in stack.members), -length(stack)))
@@ -196,6 +203,27 @@ def _reconciled(
     members = {run.id: run for run in plan.runs}
     ids = processes.from_main([[run.id for run in stack.members] for stack in found])
     return plan, [Stack(tuple(members[run_id] for run_id in stack)) for stack in ids]
+
+
+def _settled(folder: GridFolder, plan: Plan, size: StackSize) -> tuple[list[winners.Choice], list[Stack]]:
+    choices = winners.settle(folder, plan)
+    return choices, manifest.reconcile(folder, winners.grown(plan, choices), size)
+
+
+def _among_others(folder: GridFolder, plan: Plan, size: StackSize) -> tuple[list[winners.Choice], list[Stack]]:
+    """The choices and stacks of a folder in which others train; its manifest is written only if it lacks runs."""
+    choices = winners.choose(folder, plan)
+    grown = winners.grown(plan, choices)
+    if manifest.holds(folder, grown):
+        return choices, manifest.foreseen(folder, grown, size)
+    with manifest.lock(folder, wait_seconds=_LOCK_SECONDS):
+        return _settled(folder, plan, size)
+
+
+def _numbered(stacks: Sequence[Stack], number: int, folder: GridFolder) -> Stack:
+    if number >= len(stacks):
+        raise InputError(f"--stack {number}: {folder.path} has the stacks 0 to {len(stacks) - 1}.")
+    return stacks[number]
 
 
 def _run_stack(
@@ -346,6 +374,7 @@ class Heart:
             "iterations_per_second": (self._iteration - self._first) / seconds if seconds > 0 else None,
             "pid": os.getpid(),
             "host": socket.gethostname(),
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
             "updated": time.time(),
         }
         runs.write_json(self.path, progress)

@@ -26,7 +26,7 @@ FLOORS = (
     {"placement"},
     {"plan"},
     {"foreign", "manifest", "records", "sampling", "watching", "stopping", "winners"},
-    {"evaluation", "runner", "sheets"},
+    {"cluster", "evaluation", "runner", "sheets"},
     {"commands", "benchmarks"},
     {"cli"},
     {"run", "__main__"},

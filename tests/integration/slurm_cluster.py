@@ -1,6 +1,6 @@
 """A real SLURM cluster for tests: munged, slurmctld and some slurmd on this machine, with all files in one folder.
 
-By hand: `python tests/cluster/slurm_cluster.py FOLDER [NODES]` starts one, prints what a shell needs and ends it at
+By hand: `python tests/integration/slurm_cluster.py FOLDER [NODES]` starts one, prints what a shell needs and ends it at
 Ctrl-C. The packages are Debian's slurmctld, slurmd, slurm-client and munge.
 """
 

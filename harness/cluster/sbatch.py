@@ -268,5 +268,5 @@ def _check(log: str, *texts: str) -> None:
     for text in texts:
         if not _PRINTABLE.fullmatch(text):
             raise InputError(f"{text!r} has a line break or a control character, which a batch script cannot carry.")
-    if not _FILE.fullmatch(log):
+    if not _FILE.fullmatch(log) or "%" in log.rpartition("/")[0]:
         raise InputError(f"SLURM would misread {log!r} as the place of logs; choose an --out without such characters.")

@@ -65,7 +65,7 @@ def submit(
         folder=GridFolder(out.absolute() / loaded.name),
         data=data_folders(data)[0].absolute(),
         overrides=overrides,
-        harness=shlex.split(harness) if harness else [sys.executable, "-m", "harness"],
+        harness=_command(harness),
         collect=collect,
         parallel=array_parallel,
     )
@@ -113,6 +113,14 @@ def _text(prologue: Path | None) -> str:
         return prologue.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--prologue {prologue} cannot be read as text: {error}.") from None
+
+
+def _command(text: str | None) -> list[str]:
+    """What starts the harness in a job."""
+    try:
+        return shlex.split(text or "") or [sys.executable, "-m", "harness"]
+    except ValueError as error:
+        raise InputError(f"--command {text!r} is not a command: {error}.") from None
 
 
 def _wanted(

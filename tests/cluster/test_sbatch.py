@@ -101,7 +101,7 @@ def test_values_that_could_be_misread_are_refused(what: str) -> None:
         Resources(**REFUSED[what])
 
 
-@pytest.mark.parametrize("log", ["a b.log", "x\n#SBATCH --uid=0", "'", "a\\b"])
+@pytest.mark.parametrize("log", ["a b.log", "x\n#SBATCH --uid=0", "'", "a\\b", "50%/%A.log"])
 def test_a_place_of_logs_that_sbatch_would_misread_is_refused(log: str) -> None:
     with pytest.raises(InputError):
         Training("demo", "demo", log=log)

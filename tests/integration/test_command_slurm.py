@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -101,7 +102,19 @@ def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 400
 
 def slurm(cluster: Cluster, *command: str) -> None:
     """A command of SLURM that must succeed."""
-    subprocess.run(command, env=os.environ | cluster.variables, check=True, timeout=60)
+    environment = os.environ | cluster.variables
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{done.stderr} {cluster.jobs()}"
+
+
+def goes_back(cluster: Cluster, task: str) -> bool:
+    """Whether a task is in the queue again; it is told to stop until it is, since SLURM may lose a signal."""
+    if cluster.jobs()[task] == "PENDING":
+        return True
+    with suppress(subprocess.TimeoutExpired):  # scancel tries again and again, where the job has ended meanwhile
+        environment = os.environ | cluster.variables
+        subprocess.run(["scancel", "--signal=USR1", task], env=environment, timeout=4, check=False)
+    return False
 
 
 def ended(cluster: Cluster) -> bool:
@@ -142,8 +155,7 @@ def disturbed(on_cluster: Harness, cluster: Cluster, tmp_path_factory: pytest.Te
     job = json.loads((folder / "slurm" / "submissions.json").read_text())["submissions"][0]["jobs"][0]["id"]
     slurm(cluster, "scancel", f"{job}_{LAST}")
     wait_until(lambda: progress(folder, 0).get("state") == "running", f"the first stack began: {logs(folder)}")
-    slurm(cluster, "scancel", "--signal=USR1", f"{job}_0")
-    wait_until(lambda: cluster.jobs()[f"{job}_0"] == "PENDING", "the first task went back into the queue")
+    wait_until(lambda: goes_back(cluster, f"{job}_0"), f"the first task went back into the queue: {logs(folder)}")
     slurm(cluster, "scontrol", "hold", f"{job}_0")  # so that there is time to look
     stopped = progress(folder, 0)
     requeued = statuses(on_cluster, folder)

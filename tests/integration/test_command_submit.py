@@ -239,6 +239,7 @@ REFUSED = {
     ("--nodes", "3"): "batch_size = 32 does not divide by the 3 processes",
     ("--prologue", "absent.sh"): "--prologue absent.sh cannot be read",
     ("--set", "name='a\nb'"): "name",
+    ("--command", "'harness"): "--command",
 }
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import Popen
 
@@ -224,4 +224,6 @@ if __name__ == "__main__":
     place.mkdir(parents=True, exist_ok=True)
     with running(Cluster(place, nodes=int(sys.argv[2]) if len(sys.argv) > 2 else 2)) as started:
         print(f"export SLURM_CONF={started.variables['SLURM_CONF']}", flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with suppress(KeyboardInterrupt):
+            signal.pause()

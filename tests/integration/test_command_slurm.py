@@ -23,6 +23,7 @@ Harness = Callable[..., CompletedProcess[str]]
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.slow,
+    pytest.mark.timeout(1800),  # every task imports torch, on two busy cores
     pytest.mark.skipif(
         bool(missing()),
         reason=f"no {', '.join(missing())}: apt-get install slurmctld slurmd slurm-client munge",
@@ -150,7 +151,7 @@ def disturbed(on_cluster: Harness, cluster: Cluster, tmp_path_factory: pytest.Te
     out = tmp_path_factory.mktemp("array")
     (out / "array.toml").write_text(GRID)
     folder = out / "array"
-    submit = ["submit", out / "array.toml", "--out", out, "--time", "30"]
+    submit = ["submit", out / "array.toml", "--out", out, "--time", "30", "--array-parallel", "2"]
     said = on_cluster(*submit, "--no-collect").stdout
     job = json.loads((folder / "slurm" / "submissions.json").read_text())["submissions"][0]["jobs"][0]["id"]
     slurm(cluster, "scancel", f"{job}_{LAST}")
@@ -237,3 +238,45 @@ def test_four_processes_on_two_nodes_train_the_parameters_of_one(
     names = [name for name in one if name.startswith(("generator/", "discriminator/"))]
     apart = sum(float(np.square(one[name].astype(float) - four[name]).sum()) for name in names)
     assert (apart / sum(float(np.square(one[name].astype(float)).sum()) for name in names)) ** 0.5 < 1e-5
+
+
+ENDLESS = """\
+name = "endless"
+seeds = [0, 1]
+[experiment]
+dataset = "digits"
+model = "mlp"
+iterations = 1000000
+batch_size = 32
+latent = {size = 8}
+[run]
+stack_size = 1
+checkpoint_every = 50
+"""
+
+
+def test_a_cancelled_task_stays_so_and_that_of_a_crashed_node_goes_on_elsewhere(
+    on_cluster: Harness, cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "endless.toml").write_text(ENDLESS)
+    folder = tmp_path / "endless"
+    on_cluster("submit", tmp_path / "endless.toml", "--out", tmp_path, "--no-collect", "--cpus", 2)
+    [job] = {task.partition("_")[0] for task in cluster.run("squeue", "-h", "-r", "-o", "%i").split()}
+
+    def checkpoints(number: int) -> list[Path]:
+        stack = json.loads((folder / "grid.json").read_text())["stacks"][number]["id"]
+        return sorted((folder / "stacks" / stack).glob("checkpoint-*"))
+
+    wait_until(lambda: all(checkpoints(number) for number in (0, 1)), f"both saved: {logs(folder)}")
+    node = cluster.run("squeue", "-h", "-o", "%N", f"--jobs={job}_1")
+    slurm(cluster, "scancel", f"{job}_0")
+    cluster.crash(node)
+    saved = checkpoints(1)[-1]
+    wait_until(lambda: cluster.jobs()[f"{job}_1"] == "PENDING", "the task of the crashed node waits")
+    assert statuses(on_cluster, folder)[1] in ("preempted", "running")
+    wait_until(lambda: checkpoints(1)[-1] > saved, f"the task went on: {logs(folder)}")
+    assert cluster.run("squeue", "-h", "-o", "%N", f"--jobs={job}_1") not in ("", node)
+    assert statuses(on_cluster, folder) == ["lost", "running"]
+    assert cluster.jobs()[f"{job}_0"] == "CANCELLED"
+    cluster.recover(node)
+    slurm(cluster, "scancel", job)

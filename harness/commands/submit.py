@@ -58,11 +58,12 @@ def submit(
     """
     chosen = _statuses(only)
     loaded = load_grid(name, overrides=overrides)
+    folder = GridFolder(out.absolute() / loaded.name)
     wanted = _wanted(
         loaded,
         _named(name),
         Resources(prologue=_text(prologue), **resources),
-        folder=GridFolder(out.absolute() / loaded.name),
+        folder=folder,
         data=data_folders(data)[0].absolute(),
         overrides=overrides,
         harness=_command(harness),
@@ -70,8 +71,8 @@ def submit(
         parallel=array_parallel,
     )
     beside = loaded.path.absolute().parent
-    sys.path.insert(0, str(beside))
-    Request.of(loaded.evaluation)
+    sys.path.insert(0, str(beside))  # so that a user's model beside the grid file is found
+    Request.of(loaded.evaluation)  # an unknown metric is refused now, not behind the array
     planned = plan(loaded, data_folders(data, beside=beside))
     _check_batches(planned, wanted.resources)
     size = placement(
@@ -81,16 +82,17 @@ def submit(
         processes=wanted.resources.total_processes,
         divides=True,
     ).stack_size
-    folder = GridFolder(out.absolute() / loaded.name)
     if dry_run:
         return _foreseen(folder, planned, size, wanted, chosen)
     largest = slurm.largest_index()  # the first question to SLURM, before anything is written
-    with manifest.lock(folder):
-        stacks = manifest.reconcile(folder, winners.grown(planned, winners.settle(folder, planned)), size)
-        numbers, rest = _unfinished(stacks, _told(folder), chosen)
-        if not numbers:
-            return "\n".join(["nothing to submit.", *rest])
-        return "\n".join([*_submit(folder, wanted, numbers, largest), *rest])
+    try:
+        with manifest.lock(folder):
+            stacks = manifest.reconcile(folder, winners.grown(planned, winners.settle(folder, planned)), size)
+            numbers, rest = _unfinished(stacks, _told(folder), chosen)
+            said = _submit(folder, wanted, numbers, largest) if numbers else ["nothing to submit."]
+    except OSError as error:
+        raise InputError(f"cannot write to {folder.path}: {error.strerror}; choose another --out.") from None
+    return "\n".join([*said, *rest])
 
 
 def _statuses(only: str | None) -> set[str]:

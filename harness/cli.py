@@ -194,7 +194,7 @@ def _run(
     with progress_bar(show=is_main()) as progress:
         folder = run_grid(planned, options, stop=stop, watcher=ProgressWatcher(planned, progress, is_main=is_main()))
     say(str(folder.path))
-    if is_main() and (note := winners.next_step(folder, planned)):
+    if not places and is_main() and (note := winners.next_step(folder, planned)):
         click.echo(f"harness: {note}", err=True)
 
 
@@ -396,24 +396,101 @@ def plot(path: Path, **options: Any) -> None:
 Examples:
   harness status results/runs/demo
   harness status results/runs --watch
+
+\b
+pending    not begun; where it was submitted, its job waits
+running    trains, or its job has begun
+preempted  begun and stopped with everything saved; where it was submitted, its job waits to go on
+complete   trained to the end
+diverged   ended with numbers that are not finite
+failed     an error ended it: see the reason, and failure.json in its folder
+lost       it was submitted and has not ended, but its job is gone: `harness submit GRID --only lost`
 """
 )
 @grid_path
 @click.option("--watch", is_flag=True, help="Print again every two seconds until every run has ended.")
 @format_option
 def status(path: Path, watch: bool, form: str) -> None:
-    """Print how far each run of the grids at PATH is."""
+    """Print how far each run of the grids at PATH is, by its folder and by what SLURM says of submitted ones."""
     from harness.analysis.status import render_status, status_frame
+    from harness.cluster import joined
     from harness.runs import find_grids
 
     while True:
-        frame = status_frame(find_grids(path))
+        grids = find_grids(path)
+        frame, notes = joined.joined(status_frame(grids), grids)
         if watch and sys.stdout.isatty():
             click.clear()
         click.echo(render_status(frame, form))
-        if not watch or not set(frame["status"]) & {"pending", "running"}:
+        for note in notes:
+            click.echo(f"harness: {note}", err=True)
+        if not watch or not set(frame["status"]) & frame.attrs.get("unended", {"pending", "running"}):
             return
         time.sleep(2)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  harness submit my-grid.toml --partition gpu --gpus 1 --cpus 8 --memory 16G --time 4:00:00 --dry-run
+  harness submit my-grid.toml --partition gpu --gpus 1 --cpus 8 --time 4:00:00 --array-parallel 8 --prologue env.sh
+  harness submit my-grid.toml --partition gpu --gpus 1 --cpus 8 --time 4:00:00 --only failed,lost
+  harness submit big.toml --nodes 2 --gpus 4 --cpus 8 --time 1-00:00:00 --interface ib0
+
+\b
+Each stack of the grid becomes a task of a job array; only its number travels. Stopped by a signal (a preemption,
+or --signal-seconds before the limit) a task saves, exits with 75 and goes back into the queue, from where it goes on. A
+job behind the array evaluates, writes table.md into the grid's folder and plots. Scripts, logs and the record of what
+was submitted lie in GRID_FOLDER/slurm. With several processes for a run, srun starts each and all train every stack.
+"""
+)
+@click.argument("grid")
+@click.option(
+    "--only", metavar="STATUS[,...]", help="Submit the runs of these statuses: pending, preempted, failed, lost."
+)
+@click.option("--dry-run", is_flag=True, help="Print every script and command; write and submit nothing.")
+@click.option("--partition", metavar="NAME")
+@click.option("--account", metavar="NAME")
+@click.option("--qos", metavar="NAME")
+@click.option("--constraint", metavar="FEATURES", help="Features that nodes must have.")
+@click.option("--gpus", type=click.IntRange(min=0), default=0, help="GPUs on each node of a run [default: none].")
+@click.option("--gres", metavar="SPEC", help="The same in SLURM's words: gpu:a100:2.")
+@click.option(
+    "--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="Cores, and threads, of each process."
+)
+@click.option("--memory", metavar="SIZE", help="On each node, as 16G.")
+@click.option("--time", metavar="LIMIT", help="Of a task, as 4:00:00 [default: the partition's].")
+@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Nodes for each run.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    help="Processes on each node of a run [default: as many as GPUs, else one].",
+)
+@click.option("--interface", metavar="NAME", help="The network interface over which processes meet, as ib0.")
+@click.option("--array-parallel", type=click.IntRange(min=1), metavar="N", help="At most N tasks at a time.")
+@click.option(
+    "--signal-seconds",
+    type=click.IntRange(min=1, max=65535),
+    default=120,
+    show_default=True,
+    help="How long before the limit tasks are told to save.",
+)
+@click.option("--requeue/--no-requeue", default=True, show_default=True, help="Go on by itself after a preemption.")
+@click.option("--collect/--no-collect", default=True, show_default=True, help="Evaluate, tabulate and plot afterwards.")
+@click.option(
+    "--prologue",
+    type=click.Path(path_type=Path),
+    help="A file of bash that each job begins with: modules, a virtual environment.",
+)
+@click.option("--command", "harness", metavar="TEXT", help="What starts the harness in a job [default: this Python's].")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the grid file.")
+@out_option
+@data_option
+def submit(grid: str, **options: Any) -> None:
+    """Submit the unfinished runs of GRID to SLURM, a task of a job array for each stack; what is queued stays."""
+    from harness.commands.submit import submit as command
+
+    click.echo(command(grid, **options))
 
 
 @main.group()

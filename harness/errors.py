@@ -3,7 +3,8 @@
 HarnessError            something the user can mend; the message says what, where and what to do
 ├── InputError          bad input: a grid file, an option, a samples file (exit code 2)
 │   ├── UnknownName     a name that is not in its registry; the nearest one is suggested
-│   └── DataMissing     a data set's files are not where they were looked for, or are damaged
+│   ├── DataMissing     a data set's files are not where they were looked for, or are damaged
+│   └── SlurmError      a command of SLURM that is absent or refuses
 ├── StorageError        a disk that is full, read-only, damaged or gone (exit code 1)
 ├── RunFailed           one or more runs of a grid failed; the others went on (exit code 1)
 │   └── Stranded    on one process of a job alone, so that the others wait for it in vain
@@ -42,6 +43,10 @@ class UnknownName(InputError):
 
 class DataMissing(InputError):
     """A data set whose files are absent or damaged."""
+
+
+class SlurmError(InputError):
+    """A command of SLURM that is absent or refuses."""
 
 
 class StorageError(HarnessError):

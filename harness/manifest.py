@@ -40,6 +40,11 @@ def lock(folder: GridFolder, claimant: Claimant, *, stop: Callable[[], bool] = l
         claim.release("written")
 
 
+def foreseen(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
+    """The stacks that `reconcile` would give; nothing is written. Errors: as `reconcile`."""
+    return _merged(read(folder), folder, plan, size)[1]
+
+
 def reconcile(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
     """The stacks of a grid folder, in order, after its manifest has taken in the plan's new runs.
 
@@ -47,6 +52,19 @@ def reconcile(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
     Errors: InputError with the differences where the plan lacks or changes runs that the folder holds.
     """
     before = read(folder)
+    manifest, found = _merged(before, folder, plan, size)
+    for run in plan.runs:
+        if not (folder.run(run.id).path / "experiment.json").exists():
+            folder.run(run.id).write("experiment.json", run.experiment.canonical())
+    if manifest != before:
+        runs.write_json(folder.path / "grid.json", manifest, inside=folder.path)
+    return found
+
+
+def _merged(
+    before: dict[str, Any], folder: GridFolder, plan: Plan, size: StackSize
+) -> tuple[dict[str, Any], list[Stack]]:
+    """The manifest and its stacks with the plan's new runs behind those that exist."""
     manifest = dict(before)
     planned = {run.id: run for run in plan.runs}
     gone = [entry for entry in manifest["runs"] if entry["id"] not in planned]
@@ -71,12 +89,7 @@ def reconcile(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
     manifest.pop("searched", None)
     if plan.grid.then_best is not None:
         manifest["searched"] = plan.grid.searched
-    for run in plan.runs:
-        if not (folder.run(run.id).path / "experiment.json").exists():
-            folder.run(run.id).write("experiment.json", run.experiment.canonical())
-    if manifest != before:
-        runs.write_json(folder.path / "grid.json", manifest, inside=folder.path)
-    return [Stack(tuple(planned[member] for member in entry["members"])) for entry in manifest["stacks"]]
+    return manifest, [Stack(tuple(planned[member] for member in entry["members"])) for entry in manifest["stacks"]]
 
 
 def read(folder: GridFolder) -> dict[str, Any]:

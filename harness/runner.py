@@ -445,6 +445,7 @@ class Heart:
             "iterations_per_second": (self._iteration - self._first) / seconds if seconds > 0 else None,
             "pid": os.getpid(),
             "host": socket.gethostname(),
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
             "updated": time.time(),
         }
         runs.write_json(self.path, progress, inside=self._grid)

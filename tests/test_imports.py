@@ -28,6 +28,7 @@ FLOORS = (
     {"foreign", "manifest", "records", "sampling", "watching", "stopping", "winners"},
     {"evaluation", "remaining", "sheets"},
     {"runner"},
+    {"cluster"},
     {"commands", "benchmarks"},
     {"cli"},
     {"run", "__main__"},

@@ -101,6 +101,18 @@ def test_a_grid_killed_while_it_writes_results_ends_like_an_undisturbed_one(
     assert left_behind(tmp_path / "small") == undisturbed
 
 
+def test_signals_that_go_on_change_no_exit_code(start: Start, small_grid: Path, tmp_path: Path) -> None:
+    process = start("run", small_grid, "--out", tmp_path, *SHARED, "--set", "run.checkpoint_every=10")
+    while not saved(tmp_path / "small"):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    while process.poll() is None:
+        process.send_signal(signal.SIGUSR1)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+    assert process.returncode == 75
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_preempted_grid_ends_like_an_undisturbed_one(
     number: signal.Signals,

@@ -249,9 +249,10 @@ model = "mlp"
 iterations = 1000000
 batch_size = 32
 latent = {size = 8}
+optimizer = {name = "SGD", lr = 0.05}
 [run]
 stack_size = 1
-checkpoint_every = 50
+checkpoint_every = 20
 """
 
 

@@ -63,7 +63,10 @@ LAST = STACKS - 1
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes of two cores."""
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder, running(Cluster(Path(folder))) as started:
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder,
+        running(Cluster(Path(folder))) as started,
+    ):
         yield started
 
 

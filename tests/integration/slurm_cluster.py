@@ -145,7 +145,12 @@ class Cluster:
     def recover(self, node: str) -> None:
         """Bring a crashed node back."""
         self.start_node(node)
-        self._wait_for(lambda: self.run("sinfo", "-h", "-n", node, "-o", "%T") in ("idle", "mixed", "allocated"), node)
+
+        def is_back() -> bool:
+            self.run("scontrol", "update", f"nodename={node}", "state=resume")  # what was set down stays down
+            return self.run("sinfo", "-h", "-n", node, "-o", "%T") in ("idle", "mixed", "allocated")
+
+        self._wait_for(is_back, node)
 
     def run(self, *command: str) -> str:
         """What a command of SLURM prints; nothing where it fails."""

@@ -63,7 +63,10 @@ LAST = STACKS - 1
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes of two cores."""
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder, running(Cluster(Path(folder))) as started:
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder,
+        running(Cluster(Path(folder))) as started,
+    ):
         yield started
 
 
@@ -249,9 +252,10 @@ model = "mlp"
 iterations = 1000000
 batch_size = 32
 latent = {size = 8}
+optimizer = {name = "SGD", lr = 0.05}
 [run]
 stack_size = 1
-checkpoint_every = 50
+checkpoint_every = 20
 """
 
 

@@ -214,7 +214,7 @@ def test_a_link_that_was_made_and_then_refused_counts(tmp_path: Path, monkeypatc
 def test_a_folder_that_cannot_be_claimed_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     claimant = Claimant(AGES)
-    with pytest.raises(InputError, match="cannot write to .*/file: "):
+    with pytest.raises(InputError, match="cannot write .*/file: "):
         claimant.take(tmp_path / "file", Standing(0, {}, False))
 
 

@@ -116,6 +116,14 @@ def flatten(state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
+def in_order(state: Nested) -> Nested:
+    """The same state with names in alphabetical order.
+
+    A file gives them back in an order of each process's own, and processes sum their gradients as one flat tensor.
+    """
+    return {part: dict(sorted(tensors.items())) for part, tensors in state.items()}
+
+
 def nested(tensors: Mapping[str, Tensor]) -> Nested:
     """The state of a flat dict; names without a part are left out."""
     state: Nested = {}

@@ -287,7 +287,7 @@ def _begin(method: Method, feed_from: Callable[[int], Feed], processes: Processe
             "that all machines share that folder, and run the same command again."
         )
     if found is None:
-        state = method.init()
+        state = checkpoint.in_order(method.init())
         way = schedule.convolution or quickest_way(method, state, feed_from(0), processes)
         facts = {
             "seconds": 0.0,
@@ -298,5 +298,6 @@ def _begin(method: Method, feed_from: Callable[[int], Feed], processes: Processe
     loaded: State = dict.fromkeys(method.parts, {}) | found.state  # a part without tensors is not in the file
     # Copied, because tensors inside a file's bytes are not aligned, and matrix kernels round by alignment.
     state = {part: {k: t.to(processes.device, copy=True) for k, t in ts.items()} for part, ts in loaded.items()}
+    state = checkpoint.in_order(state)
     # A checkpoint may be older than the choice.
     return Checkpoint(found.iteration, state, found.history, {"convolution": method.ways[0]} | found.facts)

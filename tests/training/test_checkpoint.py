@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from harness import runs
 from harness.errors import HarnessError
-from harness.training.checkpoint import Checkpoint, flatten, latest, nested, saved, write
+from harness.training.checkpoint import Checkpoint, flatten, in_order, latest, nested, saved, write
 
 
 def checkpoint(iteration: int) -> Checkpoint:
@@ -152,6 +152,12 @@ def test_a_new_checkpoint_outlives_damaged_ones_of_later_iterations(tmp_path: Pa
     assert latest(tmp_path) is None
     write(tmp_path, checkpoint(1))
     assert_is(latest(tmp_path), 1)
+
+
+def test_a_state_has_one_order_whatever_order_a_file_gives_it_back_in() -> None:
+    tensors = {name: torch.zeros(1) for name in ("b", "a", "c")}
+    ordered = in_order({"generator": tensors})
+    assert list(ordered["generator"]) == ["a", "b", "c"] and ordered["generator"]["b"] is tensors["b"]
 
 
 def test_the_newest_epoch_counts_before_later_iterations_of_older_ones(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from harness.experiment import Experiment, validate
 from harness.grid import load_grid
 from harness.images import ImageSet
 from harness.layers import Context
+from harness.methods import method
 from harness.models import ImageStatistics
 from harness.runs import RunFolder
 from harness.training import checkpoint
@@ -88,10 +89,14 @@ def digits_statistics(digits: ImageSet) -> ImageStatistics:
 
 @pytest.fixture(scope="session")
 def resolve(digits: ImageSet) -> Callable[..., Experiment]:
-    """Makes the tiny experiment with other settings, resolved as a plan resolves it."""
+    """Makes the tiny experiment with other settings, or one of another method, resolved as a plan resolves it."""
 
     def resolved(**settings: Any) -> Experiment:
-        return plan.resolved(validate(Experiment, TINY | settings, where="test"), digits)
+        told = TINY
+        if name := settings.get("method"):
+            told = {**{key: TINY[key] for key in ("dataset", "iterations", "batch_size")}, "model": name}
+            told["baseline"] = TINY_BASELINES[name]
+        return plan.resolved(validate(Experiment, told | settings, where="test"), digits)
 
     return resolved
 
@@ -190,11 +195,13 @@ def untrained_run(
 
     def make(**settings: Any) -> RunFolder:
         experiment = resolve(**settings)
-        processes = Processes(experiment.precision)
-        gan = Gan.of([experiment], digits_statistics, training_images=len(digits.train), processes=processes)
+        processes, size = Processes(experiment.precision), len(digits.train)
+        built = method(experiment.method).build(
+            [experiment], digits_statistics, training_images=size, processes=processes
+        )
         run = RunFolder(tmp_path / "runs" / experiment.run_id)
         run.write("experiment.json", experiment.canonical())
-        content = save(checkpoint.flatten(gan.sampler(gan.init())))
+        content = save(checkpoint.flatten(built.sampler(built.init())))
         runs.write_bytes(run.snapshots / "0000000060.safetensors", content)
         run.write("provenance.json", {"outcome": "complete", "image_shape": list(digits.shape)})
         return run

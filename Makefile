@@ -12,7 +12,9 @@ LAUNCH := ACCELERATE_USE_CPU=true $(LAUNCH) --multi_gpu --num_processes $(PROCES
 endif
 DEMO := results/runs/demo
 
-.PHONY: install demo test lint clean
+TRIALS ?= 200
+
+.PHONY: install demo test faults lint clean
 
 install: .venv/installed
 
@@ -37,6 +39,9 @@ demo: .venv/installed  ## Train the demo grid, evaluate it, print its table, dra
 
 test: .venv/installed-dev  ## Run every test, a process on each core; their threads sleep while they wait
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile
+
+faults: .venv/installed-dev  ## Kill a tiny grid and fail its disk TRIALS times; nothing may be lost
+	$(BIN)/python tests/faults/trials.py --trials $(TRIALS)
 
 lint: .venv/installed-dev  ## Style and types
 	$(BIN)/ruff format --check .

@@ -38,6 +38,7 @@ class Autoencoder(OfPrior):
     optimizer = OptimizerSettings(name="Adam", lr=1e-3)
     columns = ("cross_entropy",)
     parts = ("model", "optimizer", "moments")
+    bernoulli_means = True
     stack_sizes = {"cpu": 2, "cuda": 16}
 
     def __init__(self, settings: AutoencoderSettings, task: Task) -> None:

@@ -63,6 +63,8 @@ class Baseline(ABC):
     """What a row of history holds."""
     parts: ClassVar[tuple[str, ...]] = ("model",)
     """The keys of the state that are always there. Of these "model" is what samples need."""
+    bernoulli_means: ClassVar[bool] = False
+    """Whether samples are means of Bernoulli pixels, so that there are binary images to draw from them."""
     stack_sizes: ClassVar[Mapping[str, int]] = {"cpu": 1, "cuda": 8}
 
     ways: ClassVar[tuple[ConvolutionWay, ...]] = ("grouped",)

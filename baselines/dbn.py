@@ -65,6 +65,7 @@ class Dbn(OfWalks):
     settings_class = DbnSettings
     columns = ("reconstruction_error", "log_partition")
     parts = ("model", "velocity", "particles", "estimates")
+    bernoulli_means = True
     stack_sizes = {"cpu": 2, "cuda": 16}
 
     def __init__(self, settings: DbnSettings, task: Task) -> None:

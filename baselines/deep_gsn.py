@@ -61,6 +61,7 @@ class DeepGsn(OfWalks):
     optimizer = OptimizerSettings(name="Adam", lr=6e-3)
     columns = ("loss", "reconstruction_error")
     parts = ("model", "optimizer")
+    bernoulli_means = True
     stack_sizes = {"cpu": 2, "cuda": 16}
 
     def __init__(self, settings: DeepGsnSettings, task: Task) -> None:

@@ -66,6 +66,7 @@ class StackedCae(OfWalks):
     optimizer = OptimizerSettings(name="Adam", lr=1e-3)
     columns = ("loss", "reconstruction_error", "contraction")
     parts = ("model", "optimizer")
+    bernoulli_means = True
     stack_sizes = {"cpu": 2, "cuda": 16}
 
     def __init__(self, settings: StackedCaeSettings, task: Task) -> None:

@@ -40,6 +40,7 @@ class Vae(OfPrior):
     optimizer = OptimizerSettings(name="Adam", lr=1e-3)
     columns = ("elbo", "reconstruction", "kl")
     parts = ("model", "optimizer")
+    bernoulli_means = True
     stack_sizes = {"cpu": 2, "cuda": 16}
 
     def __init__(self, settings: VaeSettings, task: Task) -> None:

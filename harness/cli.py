@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from harness.analysis import kinds
-from harness.errors import HarnessError, Preempted, Stranded
+from harness.errors import HarnessError, Preempted, Stranded, storage_error
 
 DEFAULT_OUT = Path("results/runs")
 _PATIENCE_SECONDS = 3
@@ -93,6 +93,7 @@ Examples:
   harness run demo
   harness run my-grid.toml --set iterations=200 --set 'seeds=[0, 1]' --dry-run
   harness run my-grid.toml --placement one-per-process
+  harness run my-grid.toml --stack $SLURM_ARRAY_TASK_ID      a task of a job array
   accelerate launch --num_processes 4 harness/run.py paper-mnist --data ~/data
 
 \b
@@ -109,7 +110,7 @@ A grid file:
   k = [1, 2]
 
 \b
-Exit codes: 0 all trained, 1 some runs failed, 2 bad input, 75 stopped by a signal with everything saved.
+Exit codes: 0 all trained, 1 some runs or the disk failed, 2 bad input, 75 stopped by a signal with everything saved.
 """
 )
 @click.argument("grid")
@@ -134,13 +135,23 @@ Exit codes: 0 all trained, 1 some runs failed, 2 bad input, 75 stopped by a sign
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of a process on CPUs [default: its share of the cores]."
 )
+@click.option(
+    "--stack",
+    "--stacks",
+    "stacks",
+    multiple=True,
+    metavar="N[,N...]",
+    help="Train just these stacks, by their places in grid.json, from 0 [default: all].",
+)
 @click.option("--tracker", "trackers", multiple=True, help="A tracker of Accelerate (tensorboard, wandb, ...).")
 @format_option
 def run(**options: Any) -> None:
     """Train the experiments of GRID, a TOML file or a shipped grid's name.
 
-    Finished runs are skipped, begun ones resumed; a failed one is recorded and the others go on. Where a search has
-    `then_best`, the same command trains its best draws once `harness evaluate` has measured all of them.
+    Finished runs are skipped, begun ones resumed; a failed one is recorded and the others go on. Several of these
+    commands may work on one grid at once, on several machines too, if all see the same --out: each takes what no other
+    trains, and returns when all has ended. Where a search has `then_best`, the same command trains its best draws once
+    `harness evaluate` has measured all of them.
     """
     from harness.stopping import stop_signals
 
@@ -157,12 +168,14 @@ def _run(
     images_on: Any,
     placement: Any,
     threads: int | None,
+    stacks: tuple[str, ...],
     trackers: tuple[str, ...],
     form: str,
     stop: Callable[[], bool],
 ) -> None:
     from harness.grid import load_grid
 
+    places = stack_places(stacks)
     loaded = load_grid(grid, overrides=overrides)  # before torch is imported: a bad file is refused at once
 
     from harness import winners
@@ -184,11 +197,11 @@ def _run(
     from harness.runner import Options, run_grid
     from harness.watching import ProgressWatcher, progress_bar
 
-    options = Options(out, images_on=images_on, placement=placement, threads=threads, trackers=trackers)
+    options = Options(out, images_on=images_on, placement=placement, threads=threads, trackers=trackers, stacks=places)
     with progress_bar(show=is_main()) as progress:
         folder = run_grid(planned, options, stop=stop, watcher=ProgressWatcher(planned, progress, is_main=is_main()))
     say(str(folder.path))
-    if is_main() and (note := winners.next_step(folder, planned)):
+    if not places and is_main() and (note := winners.next_step(folder, planned)):
         click.echo(f"harness: {note}", err=True)
 
 
@@ -391,24 +404,101 @@ def plot(path: Path, **options: Any) -> None:
 Examples:
   harness status results/runs/demo
   harness status results/runs --watch
+
+\b
+pending    not begun; where it was submitted, its job waits
+running    trains, or its job has begun
+preempted  begun and stopped with everything saved; where it was submitted, its job waits to go on
+complete   trained to the end
+diverged   ended with numbers that are not finite
+failed     an error ended it: see the reason, and failure.json in its folder
+lost       it was submitted and has not ended, but its job is gone: `harness submit GRID --only lost`
 """
 )
 @grid_path
 @click.option("--watch", is_flag=True, help="Print again every two seconds until every run has ended.")
 @format_option
 def status(path: Path, watch: bool, form: str) -> None:
-    """Print how far each run of the grids at PATH is."""
+    """Print how far each run of the grids at PATH is, by its folder and by what SLURM says of submitted ones."""
     from harness.analysis.status import render_status, status_frame
+    from harness.cluster import joined
     from harness.runs import find_grids
 
     while True:
-        frame = status_frame(find_grids(path))
+        grids = find_grids(path)
+        frame, notes = joined.joined(status_frame(grids), grids)
         if watch and sys.stdout.isatty():
             click.clear()
         click.echo(render_status(frame, form))
-        if not watch or not set(frame["status"]) & {"pending", "running"}:
+        for note in notes:
+            click.echo(f"harness: {note}", err=True)
+        if not watch or not set(frame["status"]) & frame.attrs.get("unended", {"pending", "running"}):
             return
         time.sleep(2)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  harness submit my-grid.toml --partition gpu --gpus 1 --cpus 8 --memory 16G --time 4:00:00 --dry-run
+  harness submit my-grid.toml --partition gpu --gpus 1 --cpus 8 --time 4:00:00 --array-parallel 8 --prologue env.sh
+  harness submit my-grid.toml --partition gpu --gpus 1 --cpus 8 --time 4:00:00 --only failed,lost
+  harness submit big.toml --nodes 2 --gpus 4 --cpus 8 --time 1-00:00:00 --interface ib0
+
+\b
+Each stack of the grid becomes a task of a job array; only its number travels. Stopped by a signal (a preemption,
+or --signal-seconds before the limit) a task saves, exits with 75 and goes back into the queue, from where it goes on. A
+job behind the array evaluates, writes table.md into the grid's folder and plots. Scripts, logs and the record of what
+was submitted lie in GRID_FOLDER/slurm. With several processes for a run, srun starts each and all train every stack.
+"""
+)
+@click.argument("grid")
+@click.option(
+    "--only", metavar="STATUS[,...]", help="Submit the runs of these statuses: pending, preempted, failed, lost."
+)
+@click.option("--dry-run", is_flag=True, help="Print every script and command; write and submit nothing.")
+@click.option("--partition", metavar="NAME")
+@click.option("--account", metavar="NAME")
+@click.option("--qos", metavar="NAME")
+@click.option("--constraint", metavar="FEATURES", help="Features that nodes must have.")
+@click.option("--gpus", type=click.IntRange(min=0), default=0, help="GPUs on each node of a run [default: none].")
+@click.option("--gres", metavar="SPEC", help="The same in SLURM's words: gpu:a100:2.")
+@click.option(
+    "--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="Cores, and threads, of each process."
+)
+@click.option("--memory", metavar="SIZE", help="On each node, as 16G.")
+@click.option("--time", metavar="LIMIT", help="Of a task, as 4:00:00 [default: the partition's].")
+@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Nodes for each run.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    help="Processes on each node of a run [default: as many as GPUs, else one].",
+)
+@click.option("--interface", metavar="NAME", help="The network interface over which processes meet, as ib0.")
+@click.option("--array-parallel", type=click.IntRange(min=1), metavar="N", help="At most N tasks at a time.")
+@click.option(
+    "--signal-seconds",
+    type=click.IntRange(min=1, max=65535),
+    default=120,
+    show_default=True,
+    help="How long before the limit tasks are told to save.",
+)
+@click.option("--requeue/--no-requeue", default=True, show_default=True, help="Go on by itself after a preemption.")
+@click.option("--collect/--no-collect", default=True, show_default=True, help="Evaluate, tabulate and plot afterwards.")
+@click.option(
+    "--prologue",
+    type=click.Path(path_type=Path),
+    help="A file of bash that each job begins with: modules, a virtual environment.",
+)
+@click.option("--command", "harness", metavar="TEXT", help="What starts the harness in a job [default: this Python's].")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the grid file.")
+@out_option
+@data_option
+def submit(grid: str, **options: Any) -> None:
+    """Submit the unfinished runs of GRID to SLURM, a task of a job array for each stack; what is queued stays."""
+    from harness.commands.submit import submit as command
+
+    click.echo(command(grid, **options))
 
 
 @main.group()
@@ -462,7 +552,7 @@ Examples:
   harness bench packed --grid my-grid.toml --data ~/data      measure its stacks and recommend a stack_size
 """
 )
-@click.argument("name", type=click.Choice(["fid", "packed", "parzen", "start", "train"]))
+@click.argument("name", type=click.Choice(["collect", "fid", "packed", "parzen", "start", "train"]))
 @click.option("--grid", help="packed: the grid file (or shipped grid) to measure [default: the demo's mlp runs].")
 @click.option(
     "--data",
@@ -482,7 +572,8 @@ def bench(name: str, output: Path | None, form: str, **options: Any) -> None:
 
     train: a step beside a bare loop; packed: stacks beside single runs; parzen: the metric beside its matrix product;
     fid: Frechet distance, precision and recall beside torch-fidelity's;
-    start: commands beside the import of torch. With the roofline: matrix products and copies as fast as they go here.
+    start: commands beside the import of torch; collect: frame and status of 10,000 runs beside the reading of their
+    files. With the roofline: matrix products and copies as fast as they go here.
     """
     from harness import benchmarks
     from harness.watching import progress_bar
@@ -492,6 +583,14 @@ def bench(name: str, output: Path | None, form: str, **options: Any) -> None:
     click.echo(benchmarks.render(figures, form))
     if output is not None:
         benchmarks.write(figures, output)
+
+
+def stack_places(given: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of --stack."""
+    words = [word.strip() for text in given for word in text.split(",")]
+    if wrong := [word for word in words if not word.isdecimal()]:
+        raise click.UsageError(f"--stack {wrong[0]!r}: give places in grid.json, from 0, as in --stack 3,5.")
+    return tuple(map(int, words))
 
 
 def is_main() -> bool:
@@ -516,6 +615,9 @@ def entry(arguments: Sequence[str] | None = None) -> None:
         os._exit(error.exit_code)  # a tidy exit would wait for the others
     except HarnessError as error:
         _leave(f"harness: {error}", error.exit_code)
+    except OSError as error:
+        told = storage_error(error, error.filename or "a file", verb="use")
+        _leave(f"harness: {told}", told.exit_code)
     except click.UsageError as error:
         _leave(f"{error.ctx.get_usage() if error.ctx else ''}\nError: {error.format_message()}", error.exit_code)
     except click.ClickException as error:

@@ -20,6 +20,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.philox import WORD, Philox, philox
@@ -43,6 +44,16 @@ class Table:
     width: int
     batches: int
     keep: float
+
+    @property
+    def word(self) -> int:
+        """The counter word that stands for it."""
+        return purpose_word(f"{self.kind}:{self.purpose}")
+
+    @property
+    def blocks(self) -> int:
+        """The cipher's blocks that a row takes: four words each, or eight halves of words."""
+        return -(-self.width // (8 if self.kind == "dropout" else 4))
 
 
 class Draws:
@@ -123,36 +134,57 @@ class Draws:
 
     def values(self, table: Table, first: int, count: int) -> Tensor:
         """A table's values at some steps: (count, m, batches * local rows, width)."""
-        words = self._words(table, first, count)
         if table.kind == "dropout":
-            lanes = torch.cat([words & 0xFFFF, words >> 16], dim=-1)[..., : table.width]
-            values = (lanes < round(table.keep * 2**16)).to(self.dtype).mul_(1.0 / table.keep)
-        elif table.kind == "normal":
-            unit = words[..., : table.width].to(torch.float64).add_(0.5).mul_(2.0**-32)
-            values = torch.special.ndtri(unit).to(torch.float32).to(self.dtype)
+            values = self._kept(table, first, count)[..., : table.width].mul_(1.0 / table.keep)
         else:
-            values = (words[..., : table.width] >> 8).to(self.dtype).mul_(2.0**-24)
+            words = self._words(table, first, count)[..., : table.width]
+            if table.kind == "normal":
+                unit = words.to(torch.float64).add_(0.5).mul_(2.0**-32)
+                values = torch.special.ndtri(unit).to(torch.float32).to(self.dtype)
+            else:
+                values = (words >> 8).to(self.dtype).mul_(2.0**-24)
         return values.reshape(count, len(self.seeds), -1, table.width)
 
+    def _kept(self, table: Table, first: int, count: int) -> Tensor:
+        """1 where 16 bits lie below the keep rate, else 0: (count, m, batches, local rows, at least width).
+
+        The low halves of a row's words come first, then the high ones.
+        """
+        below = round(table.keep * 2**16)
+        if self._in_c is None:
+            words = self._words(table, first, count)
+            return (torch.cat([words & 0xFFFF, words >> 16], dim=-1) < below).to(self.dtype)
+        blocks = self._blocks_in_c(self._in_c, table, first, count).astype("<u4", copy=False)
+        kept = torch.from_numpy(blocks.view("<u2").reshape(*blocks.shape, 2) < below)
+        return kept.transpose(-1, -3).to(self.dtype, memory_format=torch.contiguous_format).flatten(-3)
+
     def _words(self, table: Table, first: int, count: int) -> Tensor:
-        """Words of 32 random bits in int64: (count, m, batches, local rows, at least the lanes that width needs)."""
-        lanes = 8 if table.kind == "dropout" else 4
-        blocks = -(-table.width // lanes)
-        rows = self._local(table.rows)
-        start = self.offset + self.rank * rows
-        word = purpose_word(f"{table.kind}:{table.purpose}")
+        """Words of 32 random bits in int64: (count, m, batches, local rows, at least the lanes that width needs).
+
+        The first words of a row's blocks come first, then the second ones, and so on.
+        """
         if self._in_c is not None:
-            words = np.empty((count, len(self.seeds), table.batches, rows, 4, blocks), dtype=np.uint64)
-            for step, member, batch in np.ndindex(words.shape[:3]):
-                counter = (start * blocks, first + step, word, batch)
-                drawn = self._in_c.words(self.seeds[member], counter, rows * blocks)
-                words[step, member, batch] = drawn.reshape(rows, blocks, 4).swapaxes(1, 2)
-            return torch.from_numpy(words.view(np.int64)).flatten(-2)
-        block = self._range(start * blocks, (start + rows) * blocks).view(1, 1, 1, rows, blocks)
+            blocks = self._blocks_in_c(self._in_c, table, first, count).swapaxes(-1, -2)
+            return torch.from_numpy(blocks.astype(np.int64, order="C")).flatten(-2)
+        rows, start, width = self._local(table.rows), self._start(table.rows), table.blocks
+        block = self._range(start * width, (start + rows) * width).view(1, 1, 1, rows, width)
         steps = self._range(first, first + count).view(-1, 1, 1, 1, 1)
         batch = self._range(0, table.batches).view(1, 1, -1, 1, 1)
-        purpose = self._range(word, word + 1)
+        purpose = self._range(table.word, table.word + 1)
         return torch.cat(philox((block, steps, purpose, batch), self._key), dim=-1)
+
+    def _blocks_in_c(self, cipher: Philox, table: Table, first: int, count: int) -> NDArray[np.uint32]:
+        """The cipher's blocks of four words: (count, m, batches, local rows, blocks, 4)."""
+        rows, start, width = self._local(table.rows), self._start(table.rows), table.blocks
+        blocks = np.empty((count, len(self.seeds), table.batches, rows, width, 4), dtype=np.uint32)
+        for step, member, batch in np.ndindex(blocks.shape[:3]):
+            counter = (start * width, first + step, table.word, batch)
+            drawn = cipher.words(self.seeds[member], counter, rows * width)
+            blocks[step, member, batch] = drawn.reshape(rows, width, 4)
+        return blocks
+
+    def _start(self, rows: int) -> int:
+        return self.offset + self.rank * self._local(rows)
 
     def _range(self, start: int, stop: int) -> Tensor:
         return torch.arange(start, stop, dtype=torch.int64, device=self.device)

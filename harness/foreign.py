@@ -118,6 +118,11 @@ def companion(name: str, data: ImageSet, n: int, *, seed: int = 0) -> Images:
     return centroids[np.arange(n) % len(centroids)]
 
 
+def described(name: str, data: ImageSet, n: int) -> str:
+    """A companion of n samples in words: its name, and how many centroids there are."""
+    return f"{name}, {centroids_of(data, n)} centroids" if name == K_MEANS else name
+
+
 def centroids_of(data: ImageSet, n: int) -> int:
     """How many centroids stand for n samples: n, or half as many as training images if that is less."""
     return max(1, min(n, len(data.train) // 2))
@@ -176,8 +181,7 @@ def _of_companion(name: str, data: ImageSet, n: int | None, seed: int) -> Foreig
     count = min(LARGEST_DEFAULT, len(data.train)) if n is None else n
     images = companion(name, data, count, seed=seed)
     _count(None, len(images), f"{name} of {data.name}")
-    source = f"{name}, {centroids_of(data, count)} centroids" if name == K_MEANS else name
-    return ForeignSamples(images, source, data.jpeg)
+    return ForeignSamples(images, described(name, data, count), data.jpeg)
 
 
 def _of_split(name: str, data: ImageSet, n: int | None) -> ForeignSamples:

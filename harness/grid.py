@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from harness.claims import LAPSE_SECONDS
 from harness.dotted import apply, assign, overlap
 from harness.errors import InputError, UnknownName
 from harness.experiment import Experiment, Settings, validate
@@ -55,6 +56,8 @@ class RunSettings(Settings):
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None
     """Iterations between checkpoints, beside those by time."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+    lapse_seconds: Annotated[float, Field(gt=0)] = LAPSE_SECONDS
+    """For how long a process that trains a stack gives no sign of life before another takes the stack over."""
 
 
 class GridFile(Settings):

@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from harness import runs
-from harness.errors import InputError
+from harness.claims import Claimant
+from harness.errors import InputError, Preempted, storage_error
 from harness.plan import Plan, PlannedRun, Stack, StackSize, stacks
 from harness.runs import GridFolder
 
 _SHOWN_DIFFERENCES = 5
-_log = logging.getLogger(__name__)
+_LOOK_SECONDS = 0.05
 
 
 @contextmanager
-def lock(folder: GridFolder) -> Iterator[None]:
-    """Hold a grid folder for this process alone.
+def lock(folder: GridFolder, claimant: Claimant, *, stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Hold a grid folder's manifest, after waiting until no other process holds it.
 
-    Errors: InputError where the folder cannot be written, or another process on this machine holds it.
+    A holder that was taken for dead and wakes may put back the manifest that it read; the next to come here adds again
+    what that lacks, in the same stacks.
+    Errors: InputError where the folder cannot be written; Preempted at a signal.
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder.path / ".lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise InputError(f"cannot write to {folder.path}: {error.strerror}; choose another --out.") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(
-            f"another process runs the grid in {folder.path}; wait for it or choose another --out."
-        ) from None
-    except OSError as error:  # a file system without locks
-        _log.warning("%s cannot be locked (%s); do not run this grid twice at once", folder.path, error.strerror)
+        raise storage_error(error, folder.path, another="--out") from error
+    while (standing := claimant.look(folder.path)).is_held or (claim := claimant.take(folder.path, standing)) is None:
+        if stop():
+            raise Preempted(f"stopped while {standing.owner} writes {folder.path}/grid.json; nothing was changed.")
+        time.sleep(_LOOK_SECONDS)
     try:
         yield
     finally:
-        os.close(descriptor)
+        claim.release("written")
+
+
+def foreseen(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
+    """The stacks that `reconcile` would give; nothing is written. Errors: as `reconcile`."""
+    return _merged(read(folder), folder, plan, size)[1]
 
 
 def reconcile(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
@@ -51,7 +51,21 @@ def reconcile(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
     Stacks that exist never change; new runs form new stacks behind them, of at most `size` members.
     Errors: InputError with the differences where the plan lacks or changes runs that the folder holds.
     """
-    manifest = read(folder)
+    before = read(folder)
+    manifest, found = _merged(before, folder, plan, size)
+    for run in plan.runs:
+        if not (folder.run(run.id).path / "experiment.json").exists():
+            folder.run(run.id).write("experiment.json", run.experiment.canonical())
+    if manifest != before:
+        runs.write_json(folder.path / "grid.json", manifest, inside=folder.path)
+    return found
+
+
+def _merged(
+    before: dict[str, Any], folder: GridFolder, plan: Plan, size: StackSize
+) -> tuple[dict[str, Any], list[Stack]]:
+    """The manifest and its stacks with the plan's new runs behind those that exist."""
+    manifest = dict(before)
     planned = {run.id: run for run in plan.runs}
     gone = [entry for entry in manifest["runs"] if entry["id"] not in planned]
     if gone:
@@ -61,7 +75,8 @@ def reconcile(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
     added = stacks(new, size)
     # Entries follow the grid file's order; the stacks keep theirs.
     manifest["runs"] = [{"id": run.id, "axes": run.axes, "seed": run.experiment.seed} for run in plan.runs]
-    manifest["stacks"] += [{"id": stack.id, "members": [run.id for run in stack.members]} for stack in added]
+    new_stacks = [{"id": stack.id, "members": [run.id for run in stack.members]} for stack in added]
+    manifest["stacks"] = [*manifest["stacks"], *new_stacks]
     manifest |= {
         "name": plan.grid.name,
         "axes": plan.grid.axes,
@@ -74,18 +89,14 @@ def reconcile(folder: GridFolder, plan: Plan, size: StackSize) -> list[Stack]:
     manifest.pop("searched", None)
     if plan.grid.then_best is not None:
         manifest["searched"] = plan.grid.searched
-    for run in plan.runs:
-        if not (folder.run(run.id).path / "experiment.json").exists():
-            folder.run(run.id).write("experiment.json", run.experiment.canonical())
-    runs.write_json(folder.path / "grid.json", manifest)
-    return [Stack(tuple(planned[member] for member in entry["members"])) for entry in manifest["stacks"]]
+    return manifest, [Stack(tuple(planned[member] for member in entry["members"])) for entry in manifest["stacks"]]
 
 
 def read(folder: GridFolder) -> dict[str, Any]:
     """The manifest of a folder, or that of an empty one."""
     if not (folder.path / "grid.json").exists():
         return {"schema": runs.SCHEMA, "runs": [], "stacks": []}
-    manifest = dict(runs.read_json(folder.path / "grid.json"))
+    manifest = runs.read_record(folder.path / "grid.json")
     if manifest.get("schema") != runs.SCHEMA:
         raise InputError(f"{folder.path}/grid.json has schema {manifest.get('schema')}, this harness {runs.SCHEMA}.")
     return GridFolder(folder.path).manifest

@@ -47,8 +47,9 @@ class Philox:
 
         self._generator = Generator(counter=0, key=0, number=4, width=32)
         self._state: dict[str, Any] = self._generator.state
+        self._numbers = np.random.Generator(self._generator)
 
-    def words(self, seed: int, counter: Sequence[int], blocks: int) -> NDArray[np.uint64]:
+    def words(self, seed: int, counter: Sequence[int], blocks: int) -> NDArray[np.uint32]:
         """Four words (blocks, 4) for each of `blocks` counters from a four-word one on, its first word least."""
         number = sum(word << 32 * place for place, word in enumerate(counter))
         before = (number - 1) % 2**128  # the generator counts first
@@ -56,8 +57,8 @@ class Philox:
         self._state["state"]["key"] = _words(seed, 2)
         self._state["buffer_pos"] = 4  # nothing is left over from the last time
         self._generator.state = self._state
-        words: NDArray[np.uint64] = self._generator.random_raw(4 * blocks)
-        return words.reshape(blocks, 4)
+        # Integers of the whole range are the words as drawn.
+        return self._numbers.integers(2**32, size=(blocks, 4), dtype=np.uint32)
 
 
 def _words(number: int, count: int) -> NDArray[np.uint32]:

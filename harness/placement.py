@@ -41,8 +41,20 @@ def placement(name: PlacementName, *, stack_size: int | None, device: str, proce
     return Placement(size, lambda stacks: processes == 1 or (stacks < processes and divides))
 
 
-def described(stacks: int, runs: int, *, processes: int, is_shared: bool) -> str:
-    """What a person reads of it where there are several processes, else nothing."""
+def needs_no_group(name: PlacementName) -> bool:
+    """Whether the processes of a job never exchange a tensor, whatever the grid."""
+    return name in ("packed", "one-per-process")
+
+
+def described(name: PlacementName, stacks: int, runs: int, *, processes: int, is_shared: bool, divides: bool) -> str:
+    """What a person reads of it where there are several processes, and why it was chosen if it was; else nothing."""
     if processes == 1:
         return ""
-    return f"{runs} runs in {stacks} stacks, each on {'all' if is_shared else 'one'} of {processes} processes"
+    placed = f"{runs} runs in {stacks} stacks, each on {'all' if is_shared else 'one'} of {processes} processes"
+    if name != "auto":
+        return placed
+    if is_shared:
+        return f"{placed} (auto: data-parallel, since there are fewer stacks than processes)"
+    if stacks < processes:
+        return f"{placed} (auto: packed, since a batch_size does not divide by {processes})"
+    return f"{placed} (auto: packed, since there is a stack for every process)"

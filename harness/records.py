@@ -54,15 +54,18 @@ def write(
     for position, run in enumerate(stack.members):
         place = folder.run(run.id)
         diverged_at = trained.diverged_at[position]
-        runs.write_parquet(place.path / "history.parquet", _frame(method, history[:diverged_at], position))
+        rows = _frame(method, history[:diverged_at], position)
+        runs.write_parquet(place.path / "history.parquet", rows, inside=place.grid)
         if diverged_at is None:
             _write_snapshot(place, len(history), method.sampler(trained.state), position)
             runs.write_npz(
                 place.path / "samples.npz",
+                inside=place.grid,
                 images=samples[position],
                 **({} if labels is None else {"labels": labels[position].cpu().numpy()}),
             )
-        place.write("provenance.json", _provenance(trained, stack, position, data, processes))
+        provenance = _provenance(trained, stack, position, data, processes)
+        runs.write_json(place.path / "provenance.json", provenance, inside=place.grid)
 
 
 def _write_snapshot(run: RunFolder, iteration: int, sampler: State, position: int) -> None:
@@ -70,7 +73,8 @@ def _write_snapshot(run: RunFolder, iteration: int, sampler: State, position: in
         part: {key: tensor[position : position + 1] for key, tensor in tensors.items()}
         for part, tensors in sampler.items()
     }
-    runs.write_bytes(run.snapshots / f"{iteration:010d}.safetensors", save(checkpoint.flatten(member)))
+    content = save(checkpoint.flatten(member))
+    runs.write_bytes(run.snapshots / f"{iteration:010d}.safetensors", content, inside=run.grid)
 
 
 def _frame(method: Method, history: np.ndarray, position: int) -> pd.DataFrame:

@@ -3,7 +3,8 @@
     <out>/<grid>/grid.json                  manifest: name, axes, runs, stacks (order fixed for ever)
     <out>/<grid>/search.json                the draws of a search in order, the best first, once that is known
     <out>/<grid>/controls.json              metrics of training images in the place of samples
-    <out>/<grid>/stacks/<stack>/            checkpoints and progress.json of the runs that train together
+    <out>/<grid>/stacks/<stack>/            checkpoints and progress.json of the runs that train together;
+                                            claims/ and ledger.jsonl: whose they are and were (harness/claims.py)
     <out>/<grid>/runs/<run>/experiment.json the settings, all of them
                             provenance.json how the run ended, on what it ran, what it cost
                             failure.json    reason and traceback, if it failed
@@ -11,19 +12,25 @@
                             snapshots/      generator weights, <iteration>.safetensors
                             samples.npz     `images`: samples of fixed noise, float32 in [0, 1]
                             evaluation.json {"metrics": {KEY: {"value", "standard_error", ...}}}
+    <out>/<grid>/.index/                    a cache of harness.analysis.index
 
-Every write is a temporary file, fsync, rename. Nothing here imports torch.
+Every write is a temporary file, fsync, rename. Nothing that is read can run code. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import re
+import secrets
 import socket
+import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,28 +39,51 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.errors import InputError
+from harness.errors import InputError, storage_error
 
 SCHEMA = 1
 STAGE, SEARCH, BEST = "stage", "search", "best"
 """The axis that tells a search's draws from the best of them, which train again with seeds of their own; its values."""
 STATUSES = ("pending", "running", "preempted", "complete", "diverged", "failed")
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+_STALE_SECONDS = 3600
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part of either."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+def write_bytes(path: Path, content: bytes, *, inside: Path | None = None) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part of either.
+
+    `inside` is a folder that must be there: a grid's own, since one that has gone (its disk is no longer mounted) must
+    not be begun anew somewhere else. Errors: OSError that names the file.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # processes of many machines write
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+        if inside is not None and not inside.is_dir():
+            raise FileNotFoundError(errno.ENOENT, f"{inside} has gone")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):  # what went wrong first is what counts
+                temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+        _sweep(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what processes that were killed long ago had begun to write."""
+    with suppress(OSError):  # another process may do the same
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -65,31 +95,55 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, inside: Path | None = None) -> None:
     """Write a value as indented JSON, atomically. NaN is refused: absent numbers are null."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), inside=inside)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content.
+
+    Errors: StorageError where it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise storage_error(error, path, verb="read") from error
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; a damaged one is an InputError that names it."""
+    return parse_json(path, read_bytes(path))
+
+
+def parse_json(path: Path | str, content: bytes) -> Any:
+    """The value in a JSON file's bytes; damaged ones are an InputError that names the file."""
     try:
-        return json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
+        return json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); restore it or delete it.") from error
 
 
-def write_npz(path: Path, **arrays: Any) -> None:
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object; anything else is an InputError that names it."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object; restore it or delete it.")
+    return value
+
+
+def write_npz(path: Path, *, inside: Path | None = None, **arrays: Any) -> None:
     """Write arrays as a compressed .npz, atomically."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue(), inside=inside)
 
 
-def write_parquet(path: Path, frame: pd.DataFrame) -> None:
+def write_parquet(path: Path, frame: pd.DataFrame, *, inside: Path | None = None) -> None:
     """Write a data frame as parquet, atomically."""
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue(), inside=inside)
 
 
 @dataclass(frozen=True)
@@ -103,12 +157,20 @@ class RunFolder:
         return self.path.name
 
     @property
+    def grid(self) -> Path:
+        """The folder of the grid that the run belongs to."""
+        return self.path.parents[1]
+
+    @property
     def snapshots(self) -> Path:
         return self.path / "snapshots"
 
     def experiment(self) -> dict[str, Any]:
         """The run's settings as written."""
-        return dict(self._read("experiment.json"))
+        path = self.path / "experiment.json"
+        if not path.exists():
+            raise InputError(f"{path} does not exist; {self.path} is not a run folder.")
+        return read_record(path)
 
     def provenance(self) -> dict[str, Any] | None:
         """How the run ended, on what it ran and what it cost; None while it has not ended."""
@@ -127,8 +189,9 @@ class RunFolder:
         path = self.path / "history.parquet"
         if not path.exists():
             return None
+        content = read_bytes(path)
         try:
-            return pd.read_parquet(path)
+            return pd.read_parquet(io.BytesIO(content))
         except (ValueError, OSError) as error:
             raise InputError(f"{path} is damaged ({error}); delete the run's folder and train it again.") from None
 
@@ -137,8 +200,9 @@ class RunFolder:
         path = self.path / "samples.npz"
         if not path.exists():
             return None
+        content = read_bytes(path)
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 images: np.ndarray = arrays["images"]
         except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path} is damaged ({error}); delete the run's folder and train it again.") from None
@@ -146,28 +210,27 @@ class RunFolder:
 
     def status(self, progress: Mapping[str, Any] | None = None) -> str:
         """One of STATUSES, from the run's files and its stack's progress.json."""
-        if (self.path / "failure.json").exists():
-            return "failed"
-        provenance = self.provenance()
-        if provenance is not None:
-            return str(provenance["outcome"])
-        if progress is None:
-            return "pending"
-        return "running" if is_alive(progress) else "preempted"
+        failed = (self.path / "failure.json").exists()
+        return status_of(failed, None if failed else self.provenance(), progress)
 
     def write(self, name: str, value: Any) -> None:
         """Write one of the folder's JSON files."""
         write_json(self.path / name, value)
 
-    def _read(self, name: str) -> Any:
-        path = self.path / name
-        if not path.exists():
-            raise InputError(f"{path} does not exist; {self.path} is not a run folder.")
-        return read_json(path)
-
     def _optional(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        return dict(read_json(path)) if path.exists() else None
+        return read_record(path) if path.exists() else None
+
+
+def status_of(failed: bool, provenance: Mapping[str, Any] | None, progress: Mapping[str, Any] | None) -> str:
+    """One of STATUSES, from whether a run failed, how it ended, and its stack's progress.json."""
+    if failed:
+        return "failed"
+    if provenance is not None:
+        return str(provenance["outcome"])
+    if progress is None:
+        return "pending"
+    return "running" if is_alive(progress) else "preempted"
 
 
 def is_alive(progress: Mapping[str, Any]) -> bool:
@@ -200,10 +263,11 @@ class GridFolder:
         path = self.path / "grid.json"
         if not path.exists():
             raise InputError(f"{self.path} holds no grid.json; give the folder that `harness run` wrote.")
-        manifest = dict(read_json(path))
+        manifest = read_record(path)
         lacking = {"name", "axes", "runs", "stacks"} - manifest.keys()
         if lacking:
             raise InputError(f"{path} lacks {', '.join(sorted(lacking))}; restore it, or train the grid anew.")
+        _check_manifest(manifest, path)
         return manifest
 
     def run(self, run_id: str) -> RunFolder:
@@ -229,6 +293,28 @@ class GridFolder:
         """Each run's status, by run id, in the grid's order."""
         progress = self.progress()
         return {run.id: run.status(progress.get(run.id)) for run in self.runs()}
+
+
+def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
+    """Refuse a grid.json whose entries are not what they should be, or whose ids lead out of the grid's folder."""
+    runs, stacks, wrong = manifest["runs"], manifest["stacks"], f"{path} is damaged: "
+    if not _are_entries(runs, ("axes", dict), ("seed", int)) or not _are_entries(stacks, ("members", list)):
+        raise InputError(f"{wrong}its runs or stacks are not what `harness run` writes; restore it.")
+    for name in (manifest["name"], *(entry["id"] for entry in (*runs, *stacks))):
+        if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
+            raise InputError(f"{wrong}{name!r} is no name of a file inside the grid's folder; restore it.")
+    ids = {run["id"] for run in runs}
+    members = [member for stack in stacks for member in stack["members"]]
+    if strange := [member for member in members if not isinstance(member, str) or member not in ids]:
+        raise InputError(f"{wrong}its stacks hold {strange[0]!r}, which is none of its runs; restore it.")
+
+
+def _are_entries(value: Any, *fields: tuple[str, type]) -> bool:
+    """Whether a value is a list of tables with an id and these fields."""
+    return isinstance(value, Sequence) and all(
+        isinstance(entry, Mapping) and "id" in entry and all(isinstance(entry.get(key), kind) for key, kind in fields)
+        for entry in value
+    )
 
 
 def find_grids(path: Path) -> list[GridFolder]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +11,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as tensors_of
 from torch import Tensor
 
 from harness.errors import InputError
 from harness.experiment import Experiment, LatentSettings, validate
+from harness.images import OnDemandImages, unit
 from harness.methods import method
+from harness.metrics.points import ALONE
+from harness.metrics.points import Processes as Shares
 from harness.models import ImageStatistics
 from harness.plan import PlannedRun, stacks
-from harness.runs import RunFolder
-from harness.singly import one_thread
+from harness.runs import RunFolder, read_bytes
+from harness.singly import map_singly, one_thread
 from harness.training import checkpoint
-from harness.training.loop import Method, OfChains, OfLandscape, OfLatents, State
+from harness.training.loop import Method, OfBound, OfChains, OfLandscape, OfLatents, State
 from harness.training.processes import Processes
 
+_RUN_ID = re.compile("[0-9a-f]{16}")
 _BLOCK = 1000  # samples a pass; fixed, since float32 kernels depend on the batch's shape
 # Of all samples of the members that go together; what a pass needs beside them is of that order. On one core 36 members
 # of the digits' mlp took 1.1 times as long together as alone, up to 8 the same: layers of many leave its caches.
@@ -52,11 +57,12 @@ class Finished:
     def tensors(self) -> dict[str, Tensor]:
         """The snapshot's content on the CPU, (1, ...) each.
 
-        Errors: InputError where it is damaged.
+        Errors: InputError where it is damaged; StorageError where it cannot be read.
         """
+        content = read_bytes(self.snapshot)
         try:
-            return load_file(self.snapshot)
-        except (SafetensorError, OSError) as error:
+            return tensors_of(content)
+        except SafetensorError as error:
             raise InputError(
                 f"{self.snapshot} is damaged ({error}); delete the run's folder and train it again."
             ) from None
@@ -85,6 +91,52 @@ class Sampler:
         return self._in_blocks(
             n, lambda first: self.method.sample(self.state, _BLOCK, purpose=purpose, first=first), report
         )
+
+    def drawn(self, means: np.ndarray, *, purpose: str = "sample") -> np.ndarray:
+        """Binary images whose pixels are drawn with the means (m, n, c, h, w) of each run's first n samples.
+
+        uint8, 0 and 255, the same bits wherever the means are. A draw depends on its member's seed, its sample's place
+        and its mean alone. Errors: InputError where the method's samples are no means of Bernoulli pixels.
+        """
+        if not self.method.bernoulli_means:
+            raise InputError("samples of this method are no means of binary pixels, so there are no draws of them.")
+        binary = np.empty(means.shape, np.uint8)
+        for first in range(0, means.shape[1], _BLOCK):
+            block = torch.from_numpy(means[:, first : first + _BLOCK])
+            draws = self.method.draws.whole(offset=first)
+            uniform = draws.uniform(f"{purpose}/pixels", 0, block.shape[1], block[0, 0].numel())
+            binary[:, first : first + _BLOCK] = 255 * (uniform.cpu().view(block.shape) < block).numpy()
+        return binary
+
+    def bounds(self, images: np.ndarray | OnDemandImages, k: int, *, processes: Shares = ALONE) -> np.ndarray:
+        """Lower bounds on log p of images (n, c, h, w), in nats, by k importance-weighted draws: float64 (m, n).
+
+        Each process takes whole blocks of images, so that bits are the same for any number of processes.
+        Errors: InputError where the method has no bound.
+        """
+        method = self.method
+        if not isinstance(method, OfBound):
+            raise InputError("this method gives no bound on the likelihood of images.")
+        device, shape = method.draws.device, (len(self.members), -1, -1, -1, -1)
+        values = torch.zeros(len(self.members), len(images), dtype=torch.float64, device=device)
+
+        def fill(first: int) -> None:
+            places = np.arange(first, min(first + _BLOCK, len(images)))
+            block = torch.from_numpy(unit(images[places])).to(device)
+            values[:, first : first + _BLOCK] = method.bound(self.state, block.expand(shape), k, first=first)
+
+        map_singly(fill, range(0, len(images), _BLOCK)[processes.rank :: processes.count], device)
+        bounds: np.ndarray = processes.total(values).cpu().numpy()
+        return bounds
+
+    @property
+    def alone(self) -> list[Sampler]:
+        """Each run's sampler by itself."""
+        flat = checkpoint.flatten(self.state)
+        return [
+            together([member], [{name: tensor[place : place + 1] for name, tensor in flat.items()}])
+            for place, member in enumerate(self.members)
+        ]
 
     @property
     def prior(self) -> LatentSettings:
@@ -211,7 +263,11 @@ def find(run: RunFolder, *, iteration: int | None = None) -> Finished:
 
     Errors: InputError where there is none, or where its model is not the one that was trained.
     """
-    experiment = validate(Experiment, run.experiment(), where=str(run.path / "experiment.json"))
+    where = run.path / "experiment.json"
+    experiment = validate(Experiment, run.experiment(), where=str(where))
+    name = run.path.resolve().name
+    if _RUN_ID.fullmatch(name) and experiment.run_id != name:
+        raise InputError(f"{where} holds the settings of another run, {experiment.run_id}; restore it.")
     provenance = run.provenance()
     if provenance is None or provenance["outcome"] != "complete":
         raise InputError(f"{run.path} is {run.status()}, not complete; there is nothing to sample from.")

@@ -12,7 +12,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """A function that says whether SIGTERM, SIGUSR1 or SIGINT has come since; a second SIGINT interrupts at once."""
+    """A function that says whether SIGTERM, SIGUSR1 or SIGINT has come since; a second SIGINT interrupts at once.
+
+    Once one has come, the process is about to end, with an exit code that a cluster reads: SIGTERM and SIGUSR1, which a
+    cluster may send again, are ignored from the end of the context on, the interpreter's own end included.
+    """
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -25,4 +29,4 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(asked)
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if asked and number != signal.SIGINT else handler)

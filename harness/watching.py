@@ -10,23 +10,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.plan import Plan, Stack
-from harness.training.tally import Tally
 
 
 class ProgressWatcher:
-    """Counts runs times iterations over the whole grid on stderr."""
+    """Counts runs times iterations over the grid on stderr: this process's, and of stacks that ended elsewhere."""
 
     def __init__(self, plan: Plan, progress: Progress, *, is_main: bool) -> None:
         self.progress = progress
         self.is_main = is_main
-        self._all_runs = 0
+        self._all_runs = self._ended_runs = 0
         self.task = progress.add_task(plan.grid.name, total=None)
-        self._tally: Tally | None = None
         self._process: int | None = None
         self._reached = 0
 
-    def begin(self, stacks: Sequence[Stack], tally: Tally, *, note: str, process: int | None) -> None:
-        self._tally, self._process = tally, process
+    def begin(self, stacks: Sequence[Stack], *, note: str, process: int | None) -> None:
+        self._process = process
         self._all_runs = sum(len(stack.members) for stack in stacks)
         total = sum(stack.experiment.iterations * len(stack.members) for stack in stacks)
         self.progress.update(self.task, total=total)
@@ -37,30 +35,29 @@ class ProgressWatcher:
         self.advance(stack, iteration)
 
     def advance(self, stack: Stack, iteration: int) -> None:
-        self._add("iterations", (iteration - self._reached) * len(stack.members))
+        self.progress.advance(self.task, (iteration - self._reached) * len(stack.members))
         self._reached = iteration
 
     def finish(self, stack: Stack, outcome: str) -> None:
         self.advance(stack, stack.experiment.iterations)
         self._reached = 0
-        ended = self._add("runs", len(stack.members))
+        self._ended_runs += len(stack.members)
+        if outcome == "elsewhere":
+            return
         shared = stack.experiment
         k = f" with k = {shared.k}" if shared.method == "gan" else ""
         note = f"{len(stack.members)} runs of {shared.model}{k} on {shared.dataset}"
         if self._process is not None:
             note += f", by process {self._process}"
-        if self.is_main or self._process is not None:
-            self._print(f"[{ended}/{self._all_runs}] {outcome}: {note}")
+        self.tell(f"[{self._ended_runs}/{self._all_runs}] {outcome}: {note}")
 
-    def _add(self, name: str, amount: int) -> int:
-        """What is done, over all processes where each has stacks of its own."""
-        assert self._tally is not None
-        if self._process is None and not self.is_main:
-            return 0  # all do the same, and one counts
-        done = self._tally.add(name, amount)
-        if name == "iterations":
-            self.progress.update(self.task, completed=done)
-        return done
+    def lose(self, stack: Stack, reason: str) -> None:
+        self.advance(stack, 0)
+        self.tell(reason)
+
+    def tell(self, line: str) -> None:
+        if self.is_main or self._process is not None:
+            self._print(line)
 
     def _print(self, line: str) -> None:
         self.progress.console.print(line, highlight=False)

@@ -47,7 +47,11 @@ def settle(folder: GridFolder, plan: Plan) -> list[Choice]:
     choices = choose(folder, plan)
     made = {_place(choice["axes"]): choice for choice in choices}
     if made.keys() - standing.keys():
-        runs.write_json(folder.path / _FILE, {"schema": runs.SCHEMA, "choices": list((standing | made).values())})
+        runs.write_json(
+            folder.path / _FILE,
+            {"schema": runs.SCHEMA, "choices": list((standing | made).values())},
+            inside=folder.path,
+        )
     return choices
 
 

@@ -89,14 +89,10 @@ def digits_statistics(digits: ImageSet) -> ImageStatistics:
 
 @pytest.fixture(scope="session")
 def resolve(digits: ImageSet) -> Callable[..., Experiment]:
-    """Makes the tiny experiment with other settings, or one of another method, resolved as a plan resolves it."""
+    """Makes the tiny experiment with other settings, resolved as a plan resolves it."""
 
     def resolved(**settings: Any) -> Experiment:
-        told = TINY
-        if name := settings.get("method"):
-            told = {**{key: TINY[key] for key in ("dataset", "iterations", "batch_size")}, "model": name}
-            told["baseline"] = TINY_BASELINES[name]
-        return plan.resolved(validate(Experiment, told | settings, where="test"), digits)
+        return plan.resolved(validate(Experiment, TINY | settings, where="test"), digits)
 
     return resolved
 
@@ -188,22 +184,41 @@ def context_of() -> Callable[..., Context]:
 
 
 @pytest.fixture
-def untrained_run(
-    tmp_path: Path, resolve: Callable[..., Experiment], digits: ImageSet, digits_statistics: ImageStatistics
-) -> Callable[..., RunFolder]:
-    """Makes the folder of a finished run, but for its training, from settings that differ from the tiny experiment."""
+def untrained(
+    tmp_path: Path, digits: ImageSet, digits_statistics: ImageStatistics
+) -> Callable[[Experiment], RunFolder]:
+    """Makes the folder of a finished run, but for its training, of a resolved experiment."""
 
-    def make(**settings: Any) -> RunFolder:
-        experiment = resolve(**settings)
-        processes, size = Processes(experiment.precision), len(digits.train)
-        built = method(experiment.method).build(
-            [experiment], digits_statistics, training_images=size, processes=processes
-        )
+    def make(experiment: Experiment) -> RunFolder:
+        kind, processes = method(experiment.method), Processes(experiment.precision)
+        built = kind.build([experiment], digits_statistics, training_images=len(digits.train), processes=processes)
         run = RunFolder(tmp_path / "runs" / experiment.run_id)
         run.write("experiment.json", experiment.canonical())
         content = save(checkpoint.flatten(built.sampler(built.init())))
         runs.write_bytes(run.snapshots / "0000000060.safetensors", content)
         run.write("provenance.json", {"outcome": "complete", "image_shape": list(digits.shape)})
         return run
+
+    return make
+
+
+@pytest.fixture
+def untrained_run(
+    untrained: Callable[[Experiment], RunFolder], resolve: Callable[..., Experiment]
+) -> Callable[..., RunFolder]:
+    """Makes the folder of such a run from settings that differ from the tiny experiment."""
+    return lambda **settings: untrained(resolve(**settings))
+
+
+@pytest.fixture
+def untrained_baseline(
+    untrained: Callable[[Experiment], RunFolder], digits: ImageSet, tiny_baselines: Mapping[str, Mapping[str, Any]]
+) -> Callable[..., RunFolder]:
+    """Makes the folder of such a run of a tiny baseline, from its name and further settings."""
+
+    def make(name: str, **settings: Any) -> RunFolder:
+        told = {"dataset": "digits", "method": name, "model": name, "iterations": 12, "batch_size": 20}
+        told |= {"baseline": tiny_baselines[name]}
+        return untrained(plan.resolved(validate(Experiment, told | settings, where="test"), digits))
 
     return make

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -242,6 +243,17 @@ def test_an_override_of_a_grid_whose_axes_are_no_table_is_refused(load: Load) ->
 
 def planned(load: Load, rest: str, base: str = BASE) -> Plan:
     return plan(load(rest, base=base), [])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", ".a", "/a", "a/b", "a/../b", "a\\b", "a\n", "a\tb", "\x1b[2J", "a b", "$(a)", "a" * 101],
+    ids=repr,
+)
+def test_a_name_that_is_no_plain_name_of_a_folder_is_refused(name: str, load: Load) -> None:
+    with pytest.raises(InputError) as error:
+        load("", base=BASE.replace('"g"', json.dumps(name)))
+    assert f"name = {json.dumps(name)}" in str(error.value)
 
 
 BAD: dict[str, tuple[str, str, str]] = {

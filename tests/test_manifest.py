@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,8 @@ from typing import Any
 import pytest
 
 from harness import manifest
-from harness.errors import InputError
+from harness.claims import Claimant
+from harness.errors import InputError, Preempted
 from harness.plan import Plan, Stack, stacks
 from harness.runs import GridFolder
 
@@ -137,27 +136,29 @@ def test_a_damaged_or_foreign_manifest_is_refused(
     assert content(folder.path) == {"grid.json": written.encode()}
 
 
-def test_a_second_process_is_refused_while_the_first_holds_the_folder(folder: GridFolder) -> None:
-    code = (
-        "import sys; from pathlib import Path; from harness import manifest; from harness.runs import GridFolder\n"
-        "with manifest.lock(GridFolder(Path(sys.argv[1]))): print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", code, str(folder.path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdin is not None and other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match="another process runs the grid"), manifest.lock(folder):
-            pass
-        other.stdin.close()
-    with manifest.lock(folder), pytest.raises(InputError, match="another process"), manifest.lock(folder):
+def test_a_second_process_waits_while_the_first_holds_the_manifest(folder: GridFolder) -> None:
+    looks = []
+
+    def stop() -> bool:
+        looks.append(len(looks))
+        return len(looks) == 3
+
+    with (
+        manifest.lock(folder, Claimant()),
+        pytest.raises(Preempted, match="nothing was changed"),
+        manifest.lock(folder, Claimant(), stop=stop),
+    ):
+        pass
+    assert len(looks) == 3
+    with manifest.lock(folder, Claimant()):
         pass
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(InputError, match="cannot write to .*; choose another --out"),
-        manifest.lock(GridFolder(tmp_path / "file" / "tiny")),
+        pytest.raises(InputError, match="cannot write .*; choose another --out"),
+        manifest.lock(GridFolder(tmp_path / "file" / "tiny"), Claimant()),
     ):
         pass
 

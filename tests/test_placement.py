@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from harness.experiment import Experiment
-from harness.placement import PlacementName, placement
+from harness.placement import PlacementName, described, placement
 
 Resolve = Callable[..., Experiment]
 
@@ -61,3 +61,21 @@ def test_several_processes_share_each_stack_or_the_stacks(name: PlacementName, f
 def test_a_batch_that_cannot_be_divided_stays_on_one_process() -> None:
     placed = placement("auto", stack_size=None, device="cpu", processes=4, divides=False)
     assert not placed.is_shared(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "stacks", "divides", "said"),
+    [
+        ("auto", 1, True, "each on all of 4 processes (auto: data-parallel, since there are fewer stacks than"),
+        ("auto", 1, False, "each on one of 4 processes (auto: packed, since a batch_size does not divide by 4)"),
+        ("auto", 9, True, "each on one of 4 processes (auto: packed, since there is a stack for every process)"),
+        ("packed", 9, True, "12 runs in 9 stacks, each on one of 4 processes"),
+    ],
+)
+def test_what_was_placed_where_is_one_line_and_auto_says_why(
+    name: PlacementName, stacks: int, divides: bool, said: str
+) -> None:
+    placed = placement(name, stack_size=None, device="cpu", processes=4, divides=divides)
+    line = described(name, stacks, 12, processes=4, is_shared=placed.is_shared(stacks), divides=divides)
+    assert said in line and "\n" not in line
+    assert described(name, stacks, 12, processes=1, is_shared=True, divides=divides) == ""

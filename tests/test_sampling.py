@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from harness import models, sampling
+from harness.draws import Draws
 from harness.errors import InputError
+from harness.images import ImageSet
+from harness.metrics.points import Processes as Shares
 from harness.runs import RunFolder
 from harness.sampling import Finished, Sampler
 from harness.training.loop import Method, State
@@ -162,3 +165,66 @@ def test_a_method_without_latents_draws_random_samples_alone(untrained_run: Run)
     for asked in (lambda: chain.latents(3), lambda: chain.images_at(torch.zeros(1, 3, 5))):
         with pytest.raises(InputError, match="method 'gan' has no latents to choose; draw random"):
             asked()
+
+
+def test_each_of_several_runs_has_a_sampler_of_its_own(untrained_run: Run) -> None:
+    runs = [untrained_run(seed=seed, ema=0.5) for seed in range(3)]
+    for run, own in zip(runs, together(*runs).alone, strict=True):
+        assert [member.folder for member in own.members] == [run]
+        assert np.array_equal(own.sample(20), sampling.load(run).sample(20))
+
+
+def test_binary_draws_have_the_samples_as_their_means(untrained_baseline: Run) -> None:
+    sampler = together(untrained_baseline("vae", seed=0), untrained_baseline("vae", seed=1))
+    means = sampler.sample(3000)
+    drawn = sampler.drawn(means)
+    assert drawn.shape == means.shape and drawn.dtype == np.uint8
+    assert set(np.unique(drawn)) == {0, 255}
+    # Each pixel's error is a sum of 3,000 independent draws: six standard errors.
+    assert np.abs((drawn / 255 - means).mean(1)).max() < 6 * (0.25 / 3000) ** 0.5
+
+
+def test_a_pixel_that_is_certain_is_drawn_so(untrained_baseline: Run) -> None:
+    certain = np.tile(np.array([0, 1], np.float32), 32 * 500).reshape(1, 500, 1, 8, 8)
+    assert np.array_equal(sampling.load(untrained_baseline("dbn")).drawn(certain), 255 * certain)
+
+
+def test_a_draw_depends_on_seed_and_place_alone(untrained_baseline: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [untrained_baseline("autoencoder", seed=seed) for seed in range(2)]
+    sampler, grey = together(*runs), np.full((2, 90, 1, 8, 8), 0.5, np.float32)
+    whole = sampler.drawn(grey)
+    assert not np.array_equal(whole[0], whole[1]) and len(np.unique(whole[0], axis=0)) == 90
+    monkeypatch.setattr(sampling, "_BLOCK", 7)
+    assert np.array_equal(sampler.drawn(grey), whole) and np.array_equal(sampler.drawn(grey[:, :30]), whole[:, :30])
+    for member, run in enumerate(runs):
+        alone = sampling.load(run)
+        monkeypatch.setattr(alone.method, "draws", Draws([member], rank=1, processes=2))
+        assert np.array_equal(alone.drawn(grey[:1]), whole[member : member + 1])
+    assert not np.array_equal(sampler.drawn(grey, purpose="other"), whole)
+
+
+def test_a_generator_has_one_image_a_latent_and_no_draws(untrained_run: Run) -> None:
+    sampler = together(untrained_run())
+    with pytest.raises(InputError, match="no means of binary pixels"):
+        sampler.drawn(sampler.sample(5))
+
+
+def test_bounds_are_those_of_the_method(
+    untrained_baseline: Run, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = together(untrained_baseline("vae", seed=0), untrained_baseline("vae", seed=1))
+    pixels = np.rint(255 * np.asarray(digits.test.images[np.arange(50)])).astype(np.uint8)
+    images = torch.from_numpy(pixels.astype(np.float32) / 255).expand(2, 50, 1, 8, 8)
+    bounds = sampler.bounds(pixels, 3)
+    assert bounds.shape == (2, 50) and bounds.dtype == np.float64
+    np.testing.assert_allclose(bounds, cast(Any, sampler.method).bound(sampler.state, images, 3), rtol=1e-12)
+    monkeypatch.setattr(sampling, "_BLOCK", 7)
+    blocks = sampler.bounds(pixels, 3)
+    np.testing.assert_allclose(blocks, bounds, rtol=1e-12)
+    shares = [sampler.bounds(pixels, 3, processes=Shares(rank, 3, lambda values: values)) for rank in range(3)]
+    assert np.array_equal(sum(shares), blocks) and all((share == 0).any() for share in shares)
+
+
+def test_a_method_without_a_bound_says_so(untrained_baseline: Run, digits: ImageSet) -> None:
+    with pytest.raises(InputError, match="no bound on the likelihood"):
+        sampling.load(untrained_baseline("autoencoder")).bounds(np.asarray(digits.test.images[np.arange(5)]), 3)

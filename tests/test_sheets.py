@@ -147,10 +147,10 @@ def test_a_spherical_way_through_a_uniform_prior_is_refused(untrained_run: Run) 
 
 
 @pytest.fixture(params=OF_CHAINS)
-def walkers(request: pytest.FixtureRequest, untrained_run: Run, tiny_baselines: Mapping[str, Any]) -> Sampler:
+def walkers(request: pytest.FixtureRequest, untrained_baseline: Run, tiny_baselines: Mapping[str, Any]) -> Sampler:
     """A sampler whose samples are stops of six chains, from the fifth step on and at every second."""
     settings = tiny_baselines[request.param] | {"chains": 6, "burn_in": 5, "gap": 2}
-    return sampling.load(untrained_run(method=request.param, baseline=settings))
+    return sampling.load(untrained_baseline(request.param, baseline=settings))
 
 
 def test_chains_pass_through_the_runs_samples_bit_for_bit(walkers: Sampler) -> None:
@@ -175,7 +175,7 @@ def test_there_are_no_more_rows_than_chains(walkers: Sampler) -> None:
         chains(walkers, Layout(rows=7))
 
 
-@pytest.mark.parametrize("settings", [{}, {"method": "vae"}, {"method": "energy"}])
-def test_chains_need_a_method_that_has_them(settings: dict[str, Any], untrained_run: Run) -> None:
-    with pytest.raises(InputError, match=r"the method '.*' has no Markov chains to show"):
-        chains(sampling.load(untrained_run(**settings)), Layout())
+def test_chains_need_a_method_that_has_them(untrained_run: Run, untrained_baseline: Run) -> None:
+    for run in (untrained_run(), untrained_baseline("vae"), untrained_baseline("energy")):
+        with pytest.raises(InputError, match=r"the method '.*' has no Markov chains to show"):
+            chains(sampling.load(run), Layout())

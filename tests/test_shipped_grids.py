@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from harness import images, models
+from harness.analysis import paper
+from harness.evaluation.companions import AS_MANY
 from harness.evaluation.measures import METRICS
 from harness.experiment import MomentumRamp
 from harness.grid import load_grid, shipped_grids
@@ -125,6 +128,40 @@ PUBLISHED = {
     ),
 }
 """Generator, discriminator; prior, learning rate, batch size, bound on columns: the authors' settings files."""
+
+
+CONTROLS = {"training-images", "k-means", "gaussian", "ppca"}
+FOLDS = {f"tfd:{fold}" for fold in range(5)}
+
+
+@pytest.mark.parametrize(("name", "datasets"), [("table1-mnist", {"mnist"}), ("table1-tfd", FOLDS)])
+def test_table_1_has_each_published_method_and_the_controls(name: str, datasets: set[str]) -> None:
+    rows: dict[str, list[str]] = {}
+    for run in planned(name).runs:
+        rows.setdefault(run.experiment.method, []).append(run.experiment.dataset)
+    methods = {method for dataset, method in paper.published() if dataset == name.removeprefix("table1-")}
+    assert len(methods) == 4 and rows.keys() >= methods | CONTROLS | {"vae", "autoencoder", "energy"}
+    for method, found in rows.items():
+        assert set(found) == datasets and len(set(map(found.count, found))) == 1, method
+
+
+@pytest.mark.parametrize(("name", "own"), [("table1-mnist", "paper-mnist"), ("table1-tfd", "paper-tfd")])
+def test_the_gan_of_table_1_is_the_papers(name: str, own: str) -> None:
+    of_table = next(run.experiment for run in planned(name).runs if run.experiment.method == "gan").canonical()
+    alone = planned(own).runs[0].experiment.canonical()
+    chosen = {"iterations", "seed"}
+    assert {key: value for key, value in of_table.items() if key not in chosen} == {
+        key: value for key, value in alone.items() if key not in chosen
+    }
+
+
+def test_controls_of_table_1_stand_for_their_companions_but_for_the_centroids() -> None:
+    for name, size in (("table1-mnist", 50_000), ("table1-tfd", 98_058)):
+        grid = planned(name)
+        by_method = {run.experiment.method: run.experiment for run in grid.runs}
+        data = SimpleNamespace(train=range(size))
+        stand = {method for method, as_many in AS_MANY.items() if as_many(by_method[method], data, 10_000)}
+        assert stand == {"training-images", "gaussian"} and grid.grid.evaluation.samples == 10_000
 
 
 def weighted(network: Any) -> list[tuple[Any, ...]]:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from harness.errors import InputError
+from harness.errors import storage_error
 from harness.runs import write_bytes
 
 # Okabe and Ito's palette: distinct in every common form of colour blindness
@@ -72,7 +72,7 @@ def _wrap(caption: str, width: float) -> list[str]:
 def to_png(figure: Figure, path: Path) -> Path:
     """Write a figure as a PNG of under MAX_BYTES (with fewer dots where it must be) and give its path.
 
-    Errors: InputError where it cannot be written.
+    Errors: as `storage_error`, where it cannot be written.
     """
     for dots in DOTS_PER_INCH:
         buffer = io.BytesIO()
@@ -82,5 +82,5 @@ def to_png(figure: Figure, path: Path) -> Path:
     try:
         write_bytes(path, buffer.getvalue())
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another folder.") from None
+        raise storage_error(error, path, another="folder") from error
     return path

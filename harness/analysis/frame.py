@@ -8,64 +8,66 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from harness.analysis.ends import Ends
+from harness.analysis.index import Names, rows, without_collector
 from harness.errors import InputError
 from harness.runs import SEARCH, STAGE, GridFolder, read_json
 
 FAILURES = ("failed", "diverged")
 UNFINISHED = ("pending", "running", "preempted")
-UNITS = {"parzen": "nats"}
+UNITS = {"parzen": "nats", "parzen-draws": "nats", "iwae-bound": "nats"}
 FLAGS = {"sigma_at_edge": "sigma lies at the edge of its range, so a better one may lie beyond"}
 
 Column = tuple[str, str]
 Label = tuple[Hashable, ...]
 
 
+@without_collector()
 def frame(grids: Iterable[GridFolder]) -> pd.DataFrame:
     """One row a run: `grid`, `id`, the axes, `seed`, `status`, `diverged_at`, `seconds`, then a group a metric.
 
     Axes are ordered categories, their values in the grids' order; lists and tables are shown as JSON. What is not
     measured is NaN. `attrs["axes"]` names the axes, `attrs["searched"]` those that a search draws whose best train
-    again; `attrs["controls"]` holds each grid's controls: {grid: {name: {metric key: record}}}.
+    again; `attrs["controls"]` holds the evaluation records of each grid's controls: {grid: {name: record}}.
     Errors: InputError where a file is damaged.
     """
-    rows: list[dict[Column, Any]] = []
-    axes: dict[str, None] = {}
-    searched: dict[str, None] = {}
-    controls: dict[str, dict[str, Any]] = {}
-    for grid in grids:
-        axes |= dict.fromkeys(grid.manifest["axes"])
-        searched |= dict.fromkeys(grid.manifest.get("searched", ()))
-        controls[grid.manifest["name"]] = read_controls(grid)
-        rows += _rows(grid)
-    described: list[Column] = [(name, "") for name in ("grid", "id", *axes, "seed", "status", "diverged_at", "seconds")]
-    columns = list(dict.fromkeys([*described, *_metric_columns(rows)]))
-    records = pd.DataFrame(
-        [[row.get(column) for column in columns] for row in rows], columns=pd.MultiIndex.from_tuples(columns)
+    grids = list(grids)
+    runs = described(grids, [Ends.of(grid) for grid in grids])
+    controls = {grid.manifest["name"]: control_entries(grid) for grid in grids}
+    found = pd.concat([runs, _measured(grids)], axis="columns")
+    found.attrs = {**runs.attrs, "controls": controls}
+    return found
+
+
+def described(grids: Sequence[GridFolder], ends: Sequence[Ends]) -> pd.DataFrame:
+    """The columns of `frame` before the metrics', from the ends of each grid's runs; `attrs` but the controls."""
+    axes = list(dict.fromkeys(axis for grid in grids for axis in grid.manifest["axes"]))
+    searched = list(dict.fromkeys(key for grid in grids for key in grid.manifest.get("searched", ())))
+    columns: list[Column] = [(name, "") for name in ("grid", "id", *axes, "seed", "status", "diverged_at", "seconds")]
+    lines = [line for grid, its_ends in zip(grids, ends, strict=True) for line in _rows(grid, its_ends)]
+    runs = pd.DataFrame(
+        [[line.get(column) for column in columns] for line in lines], columns=pd.MultiIndex.from_tuples(columns)
     )
     for name in ("grid", *axes):
-        records[name, ""] = pd.Categorical(
-            records[name, ""], categories=records[name, ""].dropna().unique(), ordered=True
-        )
-    for column in columns:
-        if column[1] in ("value", "standard_error") or column[0] == "seconds":
-            records[column] = records[column].astype("float64")
-    records["diverged_at", ""] = records["diverged_at", ""].astype("Int64")
-    records.attrs = {"axes": list(axes), "searched": list(searched), "controls": controls}
-    return records
-
-
-def read_controls(grid: GridFolder) -> dict[str, Any]:
-    """Metrics of what stands in the place of samples, {name: {metric key: record}}; empty before evaluation."""
-    return {name: entry["metrics"] for name, entry in control_entries(grid).items()}
+        runs[name, ""] = pd.Categorical(runs[name, ""], categories=runs[name, ""].dropna().unique(), ordered=True)
+    runs["seconds", ""] = runs["seconds", ""].astype("float64")
+    runs["diverged_at", ""] = runs["diverged_at", ""].astype("Int64")
+    runs.attrs = {"axes": axes, "searched": searched}
+    return runs
 
 
 def control_entries(grid: GridFolder) -> dict[str, Any]:
-    """The evaluation records of what stands in the place of samples, by name; empty before evaluation."""
+    """The evaluation records of what stands in the place of samples, by name; empty before evaluation.
+
+    One whose `trained` is true has no metrics: the grid trains the control of that name.
+    """
     path = grid.path / "controls.json"
     return dict(read_json(path)) if path.exists() else {}
 
@@ -76,9 +78,9 @@ def metric_keys(runs: pd.DataFrame) -> list[str]:
     return [key for key in keys if runs[key, "value"].notna().any()] or keys
 
 
-def metric_group(records: pd.DataFrame, key: str) -> pd.DataFrame:
+def metric_group(runs: pd.DataFrame, key: str) -> pd.DataFrame:
     """The columns under one metric key."""
-    return records[[key]].droplevel(0, axis="columns")
+    return runs[[key]].droplevel(0, axis="columns")
 
 
 def varying_axes(runs: pd.DataFrame) -> list[str]:
@@ -136,9 +138,12 @@ def _is_absent(value: Any) -> bool:
     return value is None or value is pd.NA or bool(value != value)
 
 
-def control_name(name: str) -> str:
-    """A control's name for people."""
-    return name.replace("training-images", "training images")
+def control_name(name: str, runs: pd.DataFrame) -> str:
+    """A control's name for people, told apart from runs beside it that bear the same."""
+    shown = name.replace("training-images", "training images")
+    own = name.partition(" ")[0]  # behind it stands a data set, where there are several
+    values = {str(value) for axis in runs.attrs["axes"] for value in runs[axis].dropna().unique()}
+    return f"{shown} (companion)" if values & {own, own.replace("-", " ")} else shown
 
 
 def unit(key: str) -> str:
@@ -146,39 +151,48 @@ def unit(key: str) -> str:
     return UNITS.get(key.partition("[")[0], "")
 
 
-def _rows(grid: GridFolder) -> list[dict[Column, Any]]:
-    progress = grid.progress()
-    rows = []
+def _rows(grid: GridFolder, ends: Ends) -> Iterator[dict[Column, Any]]:
     for entry in grid.manifest["runs"]:
-        run = grid.run(entry["id"])
-        provenance = run.provenance() or {}
-        row: dict[Column, Any] = {("grid", ""): grid.manifest["name"], ("id", ""): run.id, ("seed", ""): entry["seed"]}
-        row |= {(axis, ""): _scalar(value) for axis, value in entry["axes"].items()}
-        row["status", ""] = run.status(progress.get(run.id))
-        row["diverged_at", ""] = provenance.get("diverged_at")
-        row["seconds", ""] = provenance.get("seconds")
-        row |= _metrics(run.evaluation() or {})
-        rows.append(row)
-    return rows
+        provenance = ends.provenance.get(entry["id"], {})
+        yield {
+            ("grid", ""): grid.manifest["name"],
+            ("id", ""): entry["id"],
+            ("seed", ""): entry["seed"],
+            **{(axis, ""): _scalar(value) for axis, value in entry["axes"].items()},
+            ("status", ""): ends.status(entry["id"]),
+            ("diverged_at", ""): provenance.get("diverged_at"),
+            ("seconds", ""): provenance.get("seconds"),
+        }
 
 
-def _metrics(evaluation: Mapping[str, Any]) -> dict[Column, Any]:
-    return {
-        (key, field): value
-        for key, record in evaluation.get("metrics", {}).items()
-        for field, value in {"value": None, "standard_error": None, **record}.items()
-        if not isinstance(value, list | dict)
-    }
+def _measured(grids: Sequence[GridFolder]) -> pd.DataFrame:
+    """What the runs' evaluation records hold: a group of columns a metric key, `value` and `standard_error` first."""
+    count = sum(len(grid.manifest["runs"]) for grid in grids)
+    cells: dict[str, dict[str, NDArray[np.object_]]] = {}
+    for names, (places, values) in _by_shape(grids).items():
+        for (key, field), column in zip(names, zip(*values, strict=True), strict=True):
+            group = cells.setdefault(key, {})
+            if field not in group:
+                group[field] = np.full(count, None, dtype=object)
+            group[field][places] = np.array(column, dtype=object)
+    # lists, because pandas looks for a type in lists alone
+    columns = {(key, field): cells[key][field].tolist() for key in cells for field in cells[key]}
+    measured = pd.DataFrame(columns, index=range(count), columns=pd.MultiIndex.from_tuples(columns, names=[None, None]))
+    numbers = [column for column in columns if column[1] in ("value", "standard_error")]
+    return measured.astype(dict.fromkeys(numbers, "float64"))
 
 
-def _metric_columns(rows: list[dict[Column, Any]]) -> list[Column]:
-    """The (key, field) columns of all rows, the fields of one key beside each other."""
-    fields: dict[str, dict[str, None]] = {}
-    for row in rows:
-        for key, field in row:
-            if field:
-                fields.setdefault(key, {})[field] = None
-    return [(key, field) for key, names in fields.items() for field in names]
+def _by_shape(grids: Sequence[GridFolder]) -> dict[Names, tuple[list[int], list[list[Any]]]]:
+    """The evaluation records of one shape: the places of their runs in the grids' order, and their values."""
+    entries = [(rows(grid, "evaluation.json"), grid.manifest["runs"]) for grid in grids]
+    found = [records.get(entry["id"]) for records, runs in entries for entry in runs]
+    shapes: dict[Names, tuple[list[int], list[list[Any]]]] = {}
+    for place, record in enumerate(found):
+        if record is not None:
+            places, values = shapes.setdefault(record[0], ([], []))
+            places.append(place)
+            values.append(record[1])
+    return shapes
 
 
 def _scalar(value: Any) -> Any:

@@ -101,10 +101,10 @@ def _others(members: pd.DataFrame, counted: int) -> str:
 def _controls(runs: pd.DataFrame, key: str) -> list[tuple[str, float, float]]:
     """Name, value and standard error (0 if unknown) of each control that has the metric."""
     records = [
-        (control_name(name), metrics[key])
+        (control_name(name, runs), entry["metrics"][key])
         for grid in runs["grid"].unique()
-        for name, metrics in runs.attrs["controls"][grid].items()
-        if metrics.get(key, {}).get("value") is not None
+        for name, entry in runs.attrs["controls"][grid].items()
+        if entry["metrics"].get(key, {}).get("value") is not None
     ]
     return [(name, record["value"], record["standard_error"] or 0.0) for name, record in records]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
@@ -26,7 +27,8 @@ from harness.analysis.figures import (
 )
 
 COLUMNS = 4
-_SHARES = 1.0, 99.9  # percent of the plane, over all panels, between whose logits colours tell them apart
+_SHARES = 1.0, 99.9  # percent of the plane, over all panels, between whose logits there are levels
+_LEVELS = 20
 _PANEL, _GAP, _NAME, _MARGIN, _FOOT = 2.2, 0.15, 0.28, 0.4, 0.3  # inches
 _BAR, _WORDS = 0.12, 0.6  # inches
 
@@ -45,7 +47,7 @@ class Panel:
 
 
 def landscape(panels: Sequence[Panel], training: Points, corners: Points, *, title: str, caption: str) -> Figure:
-    """A panel a snapshot: logits as colours, the same ones in all; on them training points (t, 2) and samples.
+    """A panel a snapshot: logits as levels of colour, the same ones in all; on them training points (t, 2) and samples.
 
     corners: the plane's lowest and highest, (2, 2). Points are in original units.
     """
@@ -59,26 +61,25 @@ def landscape(panels: Sequence[Panel], training: Points, corners: Points, *, tit
     def place(left: float, top: float, across: float, down: float) -> Axes:
         return figure.add_axes((left / width, 1 - (top + down) / height, across / width, down / height))
 
-    limits = np.percentile([panel.logits for panel in panels], _SHARES)
+    ends = np.percentile([panel.logits for panel in panels], _SHARES)
+    levels = BoundaryNorm(MaxNLocator(_LEVELS).tick_values(*ends), 256, extend="both")
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
         axes = place(_MARGIN + column * (_PANEL + _GAP), HEADER + row * (_PANEL + _NAME), _PANEL, _PANEL)
-        colours = _show(axes, panel, training, corners, limits)
+        colours = _show(axes, panel, training, corners, levels)
         axes.tick_params(labelleft=column == 0, labelbottom=number + columns >= len(panels))
     bar = place(width - _WORDS - _BAR, HEADER, _BAR, rows * (_PANEL + _NAME) - _NAME)
-    figure.colorbar(colours, cax=bar, extend="both")
+    figure.colorbar(colours, cax=bar, spacing="proportional")
     bar.tick_params(labelsize=SMALL, color=GREY, labelcolor=INK, length=2.5)
     bar.set_ylabel("logit of the discriminator", size=SMALL, color=INK)
     return figure
 
 
-def _show(axes: Axes, panel: Panel, training: Points, corners: Points, limits: NDArray[np.float64]) -> AxesImage:
+def _show(axes: Axes, panel: Panel, training: Points, corners: Points, levels: BoundaryNorm) -> AxesImage:
     clean(axes)
     axes.grid(False)
     (left, low), (right, high) = corners
-    image = axes.imshow(
-        panel.logits, origin="lower", extent=(left, right, low, high), cmap="Blues_r", clim=(limits[0], limits[1])
-    )
+    image = axes.imshow(panel.logits, origin="lower", extent=(left, right, low, high), cmap="Blues_r", norm=levels)
     axes.scatter(training[:, 0], training[:, 1], s=1, color=INK, linewidths=0)
     axes.scatter(panel.samples[:, 0], panel.samples[:, 1], s=5, color=VERMILION, alpha=0.7, linewidths=0)
     axes.set_xlim(left, right)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from harness.analysis.frame import FLAGS, metric_group, show
 from harness.runs import STATUSES
+
+OF_DRAWS = "output=draws"
+"""What keys of binary draws hold."""
+DRAWS = (
+    "binary images in the place of samples, each pixel drawn with the probability that the sample gives, where samples "
+    "are such means."
+)
 
 
 def measured(runs: pd.DataFrame, key: str, name: str) -> str:
@@ -39,6 +47,22 @@ def flags(table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     """What the stars in a table's cells of some metrics mean."""
     raised = [flag for flag in FLAGS if any(table[key, flag].sum() for key in keys)]
     return [f"*: at least once, {FLAGS[flag]}." for flag in raised]
+
+
+def companions(controls: Iterable[tuple[str, Mapping[str, Any]]], keys: Sequence[str], *, rows: str) -> list[str]:
+    """What the rows of companions are, and which are left out since a grid trains the control of that name.
+
+    controls: names and records of grids' controls. rows: what the table calls those that are shown.
+    """
+    controls = list(controls)
+    shown = [record for _, record in controls if not record["metrics"].keys().isdisjoint(keys)]
+    sources = dict.fromkeys(str(record.get("samples", {}).get("source", "")) for record in shown)
+    trained = dict.fromkeys(name.partition(" ")[0] for name, record in controls if record.get("trained"))
+    named = f" ({'; '.join(filter(None, sources))})" if any(sources) else ""
+    lines = [f"{rows}: other images in the place of samples{named}, with their own sampling error."] if shown else []
+    if trained:
+        lines.append(f"Without such a row, since the grid trains the control on as many images: {', '.join(trained)}.")
+    return lines
 
 
 def _never_measured(runs: pd.DataFrame, key: str) -> bool:

@@ -20,6 +20,7 @@ from harness.analysis import notes
 from harness.analysis.cells import counts, means, sampling_errors, short_names
 from harness.analysis.formats import format_frame
 from harness.analysis.frame import (
+    FLAGS,
     combinations,
     control_entries,
     describe,
@@ -35,17 +36,20 @@ from harness.runs import GridFolder, RunFolder
 
 PARZEN = "parzen[test,n=10000,sigma=grid]"
 """The published protocol's figure."""
+DRAWS = "parzen-draws[test,n=10000,output=draws,sigma=grid]"
+"""The same of binary draws."""
 COMPANION = "companion"
 """The setting of rows that are no runs."""
 _NAMES = ["dataset", "method", "setting"]
 _TABLE = "goodfellow2014-table1"
 _RECORDED = ("dataset", "method", "data_hash")
+_FOLDED = ("tfd",)
+"""Data sets that are published as folds: runs on different folds are one row."""
 _MOST_VALUES = 3  # of one setting that the footnote lists
 _PROTOCOL = (
     "ours: log-likelihood of test images under Gaussian windows around generated samples; sigma, from the published "
     "grid, by validation images. Mean ± standard error over seeds (std / sqrt(seeds); absent for one). sampling: mean "
-    "of the runs' own standard errors; like the published ones it knows nothing of training again. In a key, n is the "
-    "number of samples.",
+    "of the runs' own standard errors, which know nothing of training again. In a key, n is the number of samples.",
     "Smooth means score higher here than real images, so a figure above that of training images proves nothing: read "
     "the other metrics beside it, which may order the methods differently.",
 )
@@ -57,8 +61,9 @@ def paper_table(grids: Iterable[GridFolder]) -> pd.DataFrame:
     """One row a method and combination of what else varies, for each data set; the index is `dataset, method, setting`.
 
     Rows follow the publication, then the grids; published methods without runs have theirs, and last come companions.
-    Columns: those of tables.table, of PARZEN first and of all metrics but the refined bandwidth's; and "published":
-    `value`, `standard_error`, `error` (over what) and `source`. `attrs["notes"]` is the footnote.
+    Columns: those of tables.table, of PARZEN first, then of DRAWS if it is measured, and of all metrics but the refined
+    bandwidth's; and "published": `value`, `standard_error`, `error` (over what) and `source`. `attrs["notes"]` is the
+    footnote.
     Errors: InputError where no run has PARZEN, or a file is damaged.
     """
     grids = list(grids)
@@ -73,14 +78,15 @@ def paper_table(grids: Iterable[GridFolder]) -> pd.DataFrame:
             f"no run has {PARZEN}, which the published table shows (there is {', '.join(measured) or 'no metric'}); "
             "run `harness evaluate` with --metrics parzen --samples-count 10000."
         )
-    keys = [PARZEN, *(key for key in measured if key != PARZEN and "sigma=refined" not in key)]
+    first = [key for key in (PARZEN, DRAWS) if key in measured]
+    keys = [*first, *(key for key in measured if key not in first and "sigma=refined" not in key)]
     labels, rows = zip(*_rows(runs, keys, _companions(grids)), strict=True)
     made = assemble(list(labels), _NAMES, list(rows), keys)
     found = [published().get((dataset, method), {}) for dataset, method, _ in labels]
     for field in ("value", "standard_error", "error", "source"):
         made["published", field] = pd.Series([entry.get(field) for entry in found], index=made.index)
     made = made.astype({("published", field): "float64" for field in ("value", "standard_error")})
-    made.attrs = {"notes": _notes(made, runs, experiments, keys)}
+    made.attrs = {"notes": _notes(made, runs, [*zip(experiments, _shown(grids), strict=True)], keys)}
     return made
 
 
@@ -124,11 +130,16 @@ def _experiment(run: RunFolder) -> Experiment:
     return experiment
 
 
+def _shown(grids: Sequence[GridFolder]) -> list[str | None]:
+    """What each run's evaluated samples are, as its record says; None before evaluation, and in old records."""
+    return [(run.evaluation() or {}).get("samples", {}).get("shows") for grid in grids for run in grid.runs()]
+
+
 def _told_apart(runs: pd.DataFrame) -> list[str]:
-    """Each run's data set, with the hash of its content where two have one name."""
+    """Each run's data set, with the hash of its content where two have one name and are not folds of one."""
     contents = runs.groupby("dataset")["data_hash"].nunique()
     return [
-        name if contents[name] == 1 else f"{name} {content[:8]}"
+        name if contents[name] == 1 or name in _FOLDED else f"{name} {content[:8]}"
         for name, content in zip(runs["dataset"], runs["data_hash"], strict=True)
     ]
 
@@ -161,9 +172,24 @@ def _rows(
             elif not members.empty:
                 for setting, group in _settings(members):
                     yield (dataset, method, setting), summary(group, keys)
-        for name, records in companions.get(of_data["data_hash"].iloc[0], {}).items():
-            if not records.keys().isdisjoint(keys):
-                yield (dataset, name, COMPANION), control_summary(records, keys)
+        of_folds = [companions.get(content, {}) for content in of_data["data_hash"].unique()]
+        for name in dict.fromkeys(name for of_fold in of_folds for name in of_fold):
+            records = [of_fold[name] for of_fold in of_folds if name in of_fold]
+            if any(not record.keys().isdisjoint(keys) for record in records):
+                yield (dataset, name, COMPANION), _over_folds([control_summary(record, keys) for record in records])
+
+
+def _over_folds(rows: Sequence[Row]) -> Row:
+    """A companion's row on all folds of a data set: means, and the error of the values over folds."""
+    if len(rows) == 1:
+        return rows[0]
+    made: Row = {}
+    for key, field in dict.fromkeys(column for row in rows for column in row):
+        values = pd.Series([row.get((key, field)) for row in rows], dtype="float64")
+        made[key, field] = int(values.sum()) if field in FLAGS else values.mean()
+        if field == "mean":
+            made[key, "standard_error"] = values.sem(ddof=1)
+    return made
 
 
 def _settings(members: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -232,19 +258,19 @@ def _of_dataset(rows: pd.DataFrame, keys: list[str], prefix: str) -> list[list[t
         cells = [f"{a:g} ± {b:g}" if a == a else "-" for a, b in zip(stated, errors, strict=True)]
         first.append((f"{prefix}published (nats)", cells))
     ours = metric_group(rows, PARZEN)
-    first += [
-        (f"{prefix}ours (nats)", means(ours)),
-        ("sampling", sampling_errors(ours)),
-        ("seeds", counts(ours["runs"])),
-    ]
+    first += [(f"{prefix}ours (nats)", means(ours)), ("sampling", sampling_errors(ours))]
+    if DRAWS in keys:
+        drawn = metric_group(rows, DRAWS)
+        first += [(f"{prefix}draws (nats)", means(drawn)), ("sampling", sampling_errors(drawn))]
+    first.append(("seeds", counts(ours["runs"])))
     uncounted = {"unevaluated": ours["unevaluated"], **{name: rows["all", name] for name in ("failures", "unfinished")}}
     first += [(name, counts(values)) for name, values in uncounted.items() if values.sum()]
-    others = keys[1:]
+    others = {key: name for key, name in zip(keys, short_names(keys), strict=True) if key not in (PARZEN, DRAWS)}
     return [
         first,
         *(
             [(prefix + (f"{name} ({unit(key)})" if unit(key) else name), means(metric_group(rows, key)))]
-            for key, name in zip(others, short_names(keys)[1:], strict=True)
+            for key, name in others.items()
         ),
     ]
 
@@ -257,8 +283,13 @@ def _keys(table: pd.DataFrame, dataset: str | None = None) -> list[str]:
     return [key for key in keys if key == PARZEN or table.loc[dataset][key, "mean"].notna().any()]
 
 
-def _notes(table: pd.DataFrame, runs: pd.DataFrame, experiments: Sequence[Experiment], keys: list[str]) -> list[str]:
-    """The footnote: what both figures are, what each row shows, how it differs from the publication."""
+def _notes(
+    table: pd.DataFrame, runs: pd.DataFrame, shown: Sequence[tuple[Experiment, str | None]], keys: list[str]
+) -> list[str]:
+    """The footnote: what both figures are, what each row shows, how it differs from the publication.
+
+    shown: each run's experiment, and what its record says of its samples.
+    """
     stated, measured = [], []
     for dataset in table.index.unique("dataset"):
         found = table.loc[dataset]["published"].dropna(subset="value")
@@ -268,24 +299,30 @@ def _notes(table: pd.DataFrame, runs: pd.DataFrame, experiments: Sequence[Experi
             text = f"{source}; error {error}; what samples are and where chains start is not stated"
         stated.append(f"published on {dataset}: {text}.")
         of_data, own = runs[runs["dataset"] == dataset], _keys(table, dataset)
-        names = [f"{name} on {dataset}" for name in ("ours", *short_names(own)[1:])]
-        measured += [notes.measured(of_data, key, name) for key, name in zip(own, names, strict=True)]
-    lines = [*stated, *_PROTOCOL, *measured]
-    lines += [_of_method(method, runs, experiments) for method in _order(runs) if (runs["method"] == method).any()]
-    if COMPANION in table.index.get_level_values("setting"):
-        lines.append("companion: other images in the place of samples, with their own sampling error.")
+        names = dict(zip(own, short_names(own), strict=True)) | {PARZEN: "ours", DRAWS: "draws"}
+        measured += [notes.measured(of_data, key, f"{names[key]} on {dataset}") for key in own]
+        folds = of_data["data_hash"].nunique()
+        if folds > 1:
+            measured.append(
+                f"{dataset}: runs on {folds} folds are one row, so its errors are over folds, as published."
+            )
+    drawn = [f"draws: {notes.DRAWS}"] if DRAWS in keys else []
+    lines = [*stated, *_PROTOCOL, *drawn, *measured]
+    lines += [_of_method(method, runs, shown) for method in _order(runs) if (runs["method"] == method).any()]
+    controls = [pair for of_grid in runs.attrs["controls"].values() for pair in of_grid.items()]
+    lines += notes.companions(controls, keys, rows=COMPANION)
     lines.append(f"seeds: complete and evaluated runs. {notes.statuses(runs)}")
     return [*lines, *notes.reasons(runs, keys), *notes.flags(table, keys)]
 
 
-def _of_method(method: str, runs: pd.DataFrame, experiments: Sequence[Experiment]) -> str:
+def _of_method(method: str, runs: pd.DataFrame, shown: Sequence[tuple[Experiment, str | None]]) -> str:
     """What a method's rows show, how they differ from the publication, recorded settings, how long training took."""
-    own = [experiment for experiment in experiments if experiment["method"] == method]
+    own = [experiment for experiment, _ in shown if experiment["method"] == method]
     described = methods().get(method, {})
-    parts = ["shows"]
-    if any((experiment["dataset"], method) in published() for experiment in own):
-        parts.append("differs")
-    told = [described[part] for part in parts if part in described]
+    recorded = dict.fromkeys(text for experiment, text in shown if text and experiment["method"] == method)
+    told = list(recorded) or [described[part] for part in ("shows",) if part in described]
+    if any((experiment["dataset"], method) in published() for experiment in own) and "differs" in described:
+        told.append(described["differs"])
     stated = [_setting(key, own) for key in (*described.get("settings", ()), "iterations", "batch_size")]
     told.append(f"Settings: {', '.join(filter(None, stated))}.")
     seconds = runs["seconds"][(runs["method"] == method) & (runs["status"] == "complete")].dropna()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pandas as pd
 
+from harness.analysis.ends import Ends
 from harness.analysis.formats import format_frame
-from harness.analysis.frame import frame, show, varying_axes
-from harness.runs import STATUSES, GridFolder, RunFolder
+from harness.analysis.frame import described, show, varying_axes
+from harness.analysis.index import records, without_collector
+from harness.errors import InputError
+from harness.runs import STATUSES, GridFolder
 
 PROGRESS = {
     "iteration": "Int64",
@@ -21,6 +24,7 @@ PROGRESS = {
 }
 
 
+@without_collector()
 def status_frame(grids: Iterable[GridFolder]) -> pd.DataFrame:
     """One row a run: `id`, the axes that vary, `seed`, `status`, and how far it is.
 
@@ -30,12 +34,10 @@ def status_frame(grids: Iterable[GridFolder]) -> pd.DataFrame:
     Errors: InputError where a file is damaged.
     """
     grids = list(grids)
-    runs = frame(grids)
+    ends = [Ends.of(grid) for grid in grids]
+    runs = described(grids, ends)
     shown = pd.DataFrame({name: runs[name] for name in ("id", *varying_axes(runs), "seed", "status")})
-    progress: list[dict[str, Any]] = []
-    for grid in grids:
-        stacks = grid.progress()
-        progress += [_progress(run, stacks.get(run.id)) for run in grid.runs()]
+    progress = [row for grid, its_ends in zip(grids, ends, strict=True) for row in _progress(grid, its_ends)]
     for name, dtype in PROGRESS.items():
         shown[name] = pd.Series([row.get(name) for row in progress], dtype=dtype)
     counts = runs["status"].value_counts()
@@ -68,20 +70,26 @@ def render_status(status: pd.DataFrame, format: str) -> str:
     return format_frame(shown, format, notes=[f"{len(status)} runs: {counts}."])
 
 
-def _progress(run: RunFolder, stack: Mapping[str, Any] | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"total_iterations": run.experiment().get("iterations")}
-    state = run.status(stack)
-    if stack is not None:
-        speed = stack["iterations_per_second"]
-        row |= {"iteration": stack["iteration"], "iterations_per_second": speed}
-        if state == "running" and speed:
-            row["seconds_left"] = (stack["iterations"] - stack["iteration"]) / speed
-    provenance = run.provenance()
-    if provenance is not None:
-        done, seconds = provenance["iterations"], provenance["seconds"]
-        row["iteration"] = provenance["diverged_at"] if state == "diverged" else done
-        row["iterations_per_second"] = done / seconds if seconds else None
-    failure = run.failure()
-    if failure is not None:
-        row["reason"] = str(failure["reason"]).partition("\n")[0]
-    return row
+def _progress(grid: GridFolder, ends: Ends) -> Iterator[dict[str, Any]]:
+    experiments = records(grid, "experiment.json")
+    for entry in grid.manifest["runs"]:
+        run_id = entry["id"]
+        if run_id not in experiments:
+            path = grid.run(run_id).path
+            raise InputError(f"{path / 'experiment.json'} does not exist; {path} is not a run folder.")
+        row: dict[str, Any] = {"total_iterations": experiments[run_id].get("iterations")}
+        state = ends.status(run_id)
+        stack = ends.progress.get(run_id)
+        if stack is not None:
+            speed = stack["iterations_per_second"]
+            row |= {"iteration": stack["iteration"], "iterations_per_second": speed}
+            if state == "running" and speed:
+                row["seconds_left"] = (stack["iterations"] - stack["iteration"]) / speed
+        provenance = ends.provenance.get(run_id)
+        if provenance is not None:
+            done, seconds = provenance["iterations"], provenance["seconds"]
+            row["iteration"] = provenance["diverged_at"] if state == "diverged" else done
+            row["iterations_per_second"] = done / seconds if seconds else None
+        if run_id in ends.failures:
+            row["reason"] = ends.failures[run_id]["reason"]
+        yield row

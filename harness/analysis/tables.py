@@ -59,14 +59,14 @@ def table(source: GridFolder | pd.DataFrame, *, metric: str | None = None, draws
     labels: list[Label] = [label for label, _ in groups]
     rows = [summary(members, keys) for _, members in groups]
     for grid in runs["grid"].unique():
-        for name, records in runs.attrs["controls"][grid].items():
-            if not records.keys().isdisjoint(keys):
-                labels.append(_control_label(name, grid, axes))
-                rows.append(control_summary(records, keys))
+        for name, entry in runs.attrs["controls"][grid].items():
+            if not entry["metrics"].keys().isdisjoint(keys):
+                labels.append(_control_label(control_name(name, runs), grid, axes))
+                rows.append(control_summary(entry["metrics"], keys))
     made = assemble(labels, axes, rows, keys)
     if len(axes) == 1:
         made.index = made.index.get_level_values(0)
-    beneath = _notes(runs, keys, controls=len(rows) > len(groups), draws=draws)
+    beneath = _notes(runs, keys, draws=draws)
     made.attrs = {"notes": [*beneath, *notes.flags(made, keys)]}
     return made
 
@@ -150,9 +150,8 @@ def control_summary(records: dict[str, Any], keys: list[str]) -> Row:
     return row
 
 
-def _control_label(name: str, grid: str, axes: list[str]) -> Label:
+def _control_label(shown: str, grid: str, axes: list[str]) -> Label:
     """The control's name in place of the first axis, blanks after it."""
-    shown = control_name(name)
     if axes == ["grid"]:
         return (f"{grid}: {shown}",)
     before: list[Hashable] = [grid] * _first_axis(axes)
@@ -187,7 +186,9 @@ def _for_people(table: pd.DataFrame) -> pd.DataFrame:
     ]
     keys = _keys(table)
     groups = [0] * len(columns)
-    counts_agree = len({tuple(table[key, "runs"].fillna(-1)) for key in keys}) == 1
+    counted = table.loc[:, [(key, "runs") for key in keys]]
+    # Where no run of a row has a metric, the cell's dash says so, and the notes why.
+    counts_agree = bool((counted.where(counted.fillna(0) > 0).nunique(axis=1) <= 1).all())
     for number, (key, name) in enumerate(zip(keys, short_names(keys), strict=True), start=1):
         group = metric_group(table, key)
         columns.append((f"{name} ({unit(key)})" if unit(key) else name, means(group)))
@@ -195,11 +196,11 @@ def _for_people(table: pd.DataFrame) -> pd.DataFrame:
             columns.append(("sampling", sampling_errors(group)))
         if not counts_agree:
             columns.append(("runs", counts(group["runs"])))
-        if group["unevaluated"].sum():
+        if group["unevaluated"][group["runs"].fillna(0) > 0].sum():
             columns.append(("unevaluated", counts(group["unevaluated"])))
         groups += [number] * (len(columns) - len(groups))
     if not keys or counts_agree:
-        columns.append(("runs", counts(table[keys[0] if keys else "all", "runs"])))
+        columns.append(("runs", counts(counted.max(axis=1) if keys else table["all", "runs"])))
     columns += [(name, counts(table["all", name])) for name in ("failures", "unfinished")]
     groups += [len(keys) + 1] * (len(columns) - len(groups))
     shown = pd.DataFrame(dict(enumerate(cells for _, cells in columns)), dtype=object)
@@ -216,7 +217,7 @@ def _axes(table: pd.DataFrame) -> list[str]:
     return [str(name) for name in table.index.names]
 
 
-def _notes(runs: pd.DataFrame, keys: list[str], *, controls: bool, draws: bool) -> list[str]:
+def _notes(runs: pd.DataFrame, keys: list[str], *, draws: bool) -> list[str]:
     """What was measured, on how many, what each error is, and which runs do not count."""
     lines = [notes.measured(runs, key, name) for key, name in zip(keys, short_names(keys), strict=True)]
     if keys:
@@ -226,6 +227,8 @@ def _notes(runs: pd.DataFrame, keys: list[str], *, controls: bool, draws: bool) 
             "parzen); retraining is no part of it. "
             "In a key, n is the number of generated samples."
         )
+    if any(notes.OF_DRAWS in key for key in keys):
+        lines.append(f"{notes.OF_DRAWS}: {notes.DRAWS} Other keys: samples as the method gives them.")
     if runs.attrs.get("searched"):
         each = (
             "each draw of a search is a row" if draws else "the draws of a search are one row, mean and error over them"
@@ -234,7 +237,5 @@ def _notes(runs: pd.DataFrame, keys: list[str], *, controls: bool, draws: bool) 
     lines.append(
         f"runs: those in the mean, complete and evaluated. failures: failed or diverged. {notes.statuses(runs)}"
     )
-    lines += notes.reasons(runs, keys)
-    if controls:
-        lines.append("Rows without runs: other images in the place of samples, with their own sampling error.")
-    return lines
+    controls = [pair for grid in runs["grid"].unique() for pair in runs.attrs["controls"][grid].items()]
+    return [*lines, *notes.reasons(runs, keys), *notes.companions(controls, keys, rows="Rows without runs")]

@@ -10,11 +10,12 @@ from typing import Any
 
 from rich.progress import Progress
 
-from harness.benchmarks import fid, packed, parzen, rendering, start, train
-from harness.errors import InputError, UnknownName
+from harness.benchmarks import collect, fid, packed, parzen, rendering, start, train
+from harness.errors import InputError, UnknownName, storage_error
 from harness.runs import write_json
 
 BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
+    "collect": collect.bench,
     "fid": fid.bench,
     "packed": packed.bench,
     "parzen": parzen.bench,
@@ -45,9 +46,9 @@ def render(figures: dict[str, Any], form: str) -> str:
 def write(figures: dict[str, Any], path: Path) -> None:
     """Write a benchmark's figures as a JSON file, atomically.
 
-    Errors: InputError where it cannot be written.
+    Errors: as `storage_error`, where it cannot be written.
     """
     try:
         write_json(path, figures)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}.") from None
+        raise storage_error(error, path) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,12 +11,10 @@ from typing import Any
 
 from rich.progress import Progress
 
+from harness.benchmarks.synthetic import write_grid
 from harness.benchmarks.timing import machine, measure_rounds, spread
 from harness.errors import HarnessError
-from harness.runs import SCHEMA, GridFolder, write_json
-
-_KEY = "parzen[test,n=10000,sigma=grid]"
-_LOSSES = ("minimax", "non_saturating")
+from harness.runs import GridFolder
 
 
 def bench(*, repeats: int = 7, runs: int = 100, progress: Progress | None = None) -> dict[str, Any]:
@@ -36,7 +33,7 @@ def bench(*, repeats: int = 7, runs: int = 100, progress: Progress | None = None
             "harness list losses": [*harness, "list", "losses"],
             f"harness table ({runs} runs)": [*harness, "table", folder],
         }
-        calls = [_call(command) for command in commands.values()]
+        calls = [process(command) for command in commands.values()]
         timings = measure_rounds(calls, repeats=repeats, progress=progress, title="start")
     rows = {}
     for name, timing in zip(commands, timings, strict=True):
@@ -45,27 +42,12 @@ def bench(*, repeats: int = 7, runs: int = 100, progress: Progress | None = None
     return {"machine": machine(), "commands": rows}
 
 
-def write_grid(grid: GridFolder, runs: int) -> None:
-    """The records of a grid that has been trained and evaluated, as far as a table reads them."""
-    entries = [
-        {"id": f"{number:016x}", "axes": {"loss": _LOSSES[number % 2], "k": 1 + number // 2 % 5}, "seed": number // 10}
-        for number in range(runs)
-    ]
-    stacks = [{"id": f"s{number}", "members": [entry["id"]]} for number, entry in enumerate(entries)]
-    manifest = {"schema": SCHEMA, "name": "start", "axes": ["loss", "k"], "runs": entries, "stacks": stacks}
-    write_json(grid.path / "grid.json", manifest)
-    host = socket.gethostname()
-    progress = {"state": "done", "iteration": 3000, "iterations": 3000, "pid": 1, "host": host, "updated": 0.0}
-    for number, (entry, stack) in enumerate(zip(entries, stacks, strict=True)):
-        run = grid.run(str(entry["id"]))
-        record = {"value": 50.0 + number, "standard_error": 1.0, "sigma": 0.1, "sigma_at_edge": False}
-        write_json(grid.stack(str(stack["id"])) / "progress.json", progress)
-        run.write("experiment.json", {"seed": entry["seed"], "iterations": 3000})
-        run.write("provenance.json", {"outcome": "complete", "diverged_at": None, "iterations": 3000, "seconds": 1.5})
-        run.write("evaluation.json", {"metrics": {_KEY: record}})
+def process(command: Sequence[str]) -> Callable[[], None]:
+    """A function that runs a command in a process of its own.
 
+    Errors: HarnessError, when called, where the command fails.
+    """
 
-def _call(command: Sequence[str]) -> Callable[[], None]:
     def call() -> None:
         if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
             raise HarnessError(f"`{' '.join(command)}` failed; its own message is above.")

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness import runs, sampling
 from harness.analysis.kinds import SHEETS
-from harness.errors import InputError
+from harness.errors import InputError, storage_error
 from harness.sheets import KINDS, Layout
 from harness.watching import progress_bar
 
@@ -31,7 +31,7 @@ def sample(path: Path, *, kind: str, n: int | None, iteration: int | None, outpu
     try:
         runs.write_npz(output, **arrays)
     except OSError as error:
-        raise InputError(f"cannot write {output}: {error.strerror}.") from None
+        raise storage_error(error, output) from error
     return output
 
 

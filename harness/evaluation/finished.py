@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import torch
 
 from harness import images, sampling
-from harness.errors import InputError
+from harness.analysis.paper import methods
+from harness.errors import InputError, storage_error
 from harness.evaluation.measures import METRICS, asked, metric
 from harness.evaluation.records import Record, evaluate_members, joined, lacking, lacking_on_validation
 from harness.evaluation.references import References
 from harness.evaluation.request import Request
 from harness.images import ImageSet
-from harness.runs import GridFolder, RunFolder
+from harness.runs import GridFolder, RunFolder, write_json
 from harness.sampling import Finished, Sampler
 from harness.training.processes import Processes
 from harness.training.tally import Tally
@@ -122,7 +123,7 @@ def _of_these_samples(run: RunFolder, record: Record, request: Request, referenc
         is_current = iterations[-1:] == [stated.get("iteration")]
     else:
         is_current = iterations == [point["iteration"] for point in record["selection"]["curve"]]
-    path = run.snapshots / stated.get("snapshot", "")
+    path = run.snapshots / Path(stated.get("snapshot", "")).name
     return is_current and path.is_file() and bool(_sha256(path) == stated["snapshot_sha256"])
 
 
@@ -168,13 +169,15 @@ def _evaluate_together(
             "snapshot": member.snapshot.name,
             "snapshot_sha256": _sha256(member.snapshot),
             "source": sampler.source,
+            "method": member.experiment.method,
+            "shows": methods()[member.experiment.method]["shows"],
             "packed": len(sampler.members),
         }
         if processes.is_main:
             try:
-                member.folder.write("evaluation.json", record)
+                write_json(member.folder.path / "evaluation.json", record, inside=member.folder.path)
             except OSError as error:
-                raise InputError(f"cannot write to {member.folder.path}: {error.strerror}.") from None
+                raise storage_error(error, member.folder.path) from error
         yield member.folder, record
 
 
@@ -254,7 +257,7 @@ def _sampled(
     except InputError as error:  # of all alike, since they share what shapes a sampler
         yield from ((None, member, error) for member, _ in sound)
         return
-    records = evaluate_members(samples, references, metrics, labels=labels, validation=validation)
+    records = evaluate_members(samples, references, metrics, labels=labels, models=sampler, validation=validation)
     for member, record in zip(sampler.members, records, strict=True):
         yield sampler, member, record
 

@@ -16,12 +16,13 @@ from harness.errors import InputError, UnknownName
 from harness.evaluation.references import NEIGHBOURS, References
 from harness.images import ImageSet, unit
 from harness.images.toys import MIXTURES
-from harness.metrics import classes, features, frechet, kernel, modes, neighbours, transport
+from harness.metrics import bound, classes, features, frechet, kernel, modes, neighbours, transport
 from harness.metrics import inception_score as isc
 from harness.metrics import memorisation as copying
 from harness.metrics import parzen as parzen_window
 from harness.metrics.estimate import Estimate
 from harness.metrics.features import Features
+from harness.sampling import Sampler
 
 Images = NDArray[np.float32]
 BatchNorm = Literal["running", "unknown"]
@@ -31,6 +32,8 @@ Records = dict[str, dict[str, Any]]
 
 _PRECISION_NEIGHBOURS, _COVERAGE_NEIGHBOURS = NEIGHBOURS
 _EXACT_POINTS = 2000  # the assignment of more takes minutes
+BOUND_DRAWS = 50
+"""Importance-weighted draws an image: as many as Burda et al. 2016 train with at most. More are tighter, and slower."""
 
 
 class Subject:
@@ -39,6 +42,7 @@ class Subject:
     samples: (m, n, c, h, w), float32 in [0, 1] or uint8. A member's numbers do not depend on the others.
     batch_norm: the mode of the generator's batch normalisation that keys state.
     labels: the classes that samples were made for, (m, n), where there are conditions.
+    models: what made the samples, the first of their endless lists; None: they come from elsewhere.
     """
 
     def __init__(
@@ -47,19 +51,22 @@ class Subject:
         references: References,
         batch_norm: BatchNorm = "running",
         labels: NDArray[np.int64] | None = None,
+        models: Sampler | None = None,
     ) -> None:
         self.samples = samples
         self.references = references
         self.batch_norm = batch_norm
         self.labels = labels
+        self._models = models
 
     @property
     def alone(self) -> list[Subject]:
         """Each member as a subject of its own."""
         labels = [None] * len(self.samples) if self.labels is None else [own[None] for own in self.labels]
+        models = [None] * len(self.samples) if self._models is None else self._models.alone
         return [
-            Subject(own[None], self.references, self.batch_norm, of_member)
-            for own, of_member in zip(self.samples, labels, strict=True)
+            Subject(own[None], self.references, self.batch_norm, of_member, model)
+            for own, of_member, model in zip(self.samples, labels, models, strict=True)
         ]
 
     @property
@@ -74,22 +81,40 @@ class Subject:
         other.__dict__.pop("neighbourhoods", None)
         return other
 
+    @property
+    def models(self) -> Sampler:
+        """What made the samples.
+
+        Errors: InputError where they come from elsewhere.
+        """
+        if self._models is None:
+            raise InputError("samples from elsewhere come without their model.")
+        return self._models
+
     @cached_property
     def quantised(self) -> NDArray[np.uint8]:
         """The samples as uint8.
 
         Errors: InputError for NaN and infinities.
         """
-        if self.samples.dtype != np.uint8 and not np.isfinite(self.samples).all():
-            raise InputError("samples hold NaN or infinities; there is nothing to measure.")
+        self._check_finite()
         return features.quantised(self.samples)
 
     @cached_property
     def points(self) -> NDArray[Any]:
         """Samples as points (m, n, d): pixels in [0, 1], or a toy's original units."""
-        data = self.references.data
-        flat = points(unit(self.samples).reshape(-1, *data.shape), data)
-        return flat.reshape(*self.samples.shape[:2], -1)
+        return self._as_points(self.samples)
+
+    @cached_property
+    def drawn_points(self) -> NDArray[Any]:
+        """Binary draws with the samples as their pixels' means, as points (m, n, d) of zeros and ones.
+
+        Errors: InputError where samples are no such means, or hold NaN or infinities.
+        """
+        if self.references.data.affine is not None:
+            raise InputError(f"{self.references.data.name} holds points, of which there are no binary draws.")
+        self._check_finite()
+        return self._as_points(self.models.drawn(unit(self.samples)))
 
     @cached_property
     def features(self) -> Features:
@@ -117,6 +142,14 @@ class Subject:
         """The largest number that samples and reference images can both give."""
         return min(self.n, len(self.references.split))
 
+    def _check_finite(self) -> None:
+        if self.samples.dtype != np.uint8 and not np.isfinite(self.samples).all():
+            raise InputError("samples hold NaN or infinities; there is nothing to measure.")
+
+    def _as_points(self, images: NDArray[Any]) -> NDArray[Any]:
+        data = self.references.data
+        return points(unit(images).reshape(-1, *data.shape), data).reshape(*images.shape[:2], -1)
+
     def key(self, metric: str, *parts: str, n: int | None = None, split: str | None = None) -> str:
         """The key of a metric of features: extractor, split, n, resize, batch norm, and what else decides it."""
         network = self.references.extractor
@@ -142,10 +175,20 @@ def parzen(subject: Subject) -> list[Records]:
 
     The test images whatever the reference, as published; the validation images when choosing among snapshots.
     """
+    return _parzen("parzen", subject, subject.points)
+
+
+def parzen_draws(subject: Subject) -> list[Records]:
+    """The same of binary draws, where samples are means: smooth means score higher than what a model draws."""
+    return _parzen("parzen-draws", subject, subject.drawn_points, "output=draws")
+
+
+def _parzen(metric: str, subject: Subject, centres: NDArray[Any], *stated: str) -> list[Records]:
+    """Records of centres (m, n, d); what they are is `stated` in the keys where they are not the samples."""
     references = subject.references
-    split = "validation" if references.recipe.reference == "validation" else "test"
+    split = references.held_out
     results = parzen_window.parzen_of_members(
-        subject.points,
+        centres,
         reference_points(references, "validation", parzen_window.VALIDATION_POINTS),
         reference_points(references, split),
         device=references.processes.device,
@@ -153,12 +196,28 @@ def parzen(subject: Subject) -> list[Records]:
     )
     return [
         {
-            f"parzen[{split},n={result.centres},sigma={name}]": asdict(getattr(result, name))
+            f"{metric}[{','.join([split, f'n={result.centres}', *stated, f'sigma={name}'])}]": asdict(
+                getattr(result, name)
+            )
             | {count: getattr(result, count) for count in ("centres", "validation", "test", "dimension")}
             for name in ("grid", "refined")
         }
         for result in results
     ]
+
+
+def iwae_bound(subject: Subject) -> list[Records]:
+    """A lower bound on the log-likelihood of held-out images in nats, of methods that have one.
+
+    Of the test images whatever the reference, as `parzen`, with which it shares no scale: it is of binary pixels, whose
+    probabilities the images' grey levels are.
+    """
+    references = subject.references
+    split = references.held_out
+    images = getattr(references.data, split).images
+    bounds = subject.models.bounds(images, BOUND_DRAWS, processes=references.shares)
+    stated = {"importance_samples": BOUND_DRAWS, "images": len(images), "of": "binary draws of the images"}
+    return [{f"iwae-bound[{split},k={BOUND_DRAWS}]": asdict(bound.mean_bound(own)) | stated} for own in bounds]
 
 
 def fid(subject: Subject) -> list[Records]:
@@ -256,12 +315,11 @@ def memorisation(subject: Subject) -> list[Records]:
     references = subject.references
     if references.data.affine is not None:
         raise InputError(f"memorisation compares images, and {references.data.name} holds points; leave it out.")
-    held_out = references.held_out_distances
-    against = "validation" if references.recipe.reference == "validation" else "test"
-    key = f"[pixels,{against},n={subject.n}]"
+    distances = references.held_out_distances
+    key = f"[pixels,{references.held_out},n={subject.n}]"
     found: list[Records] = []
     for own in subject.quantised:
-        result = copying.memorisation(references.nearest_training(own), held_out)
+        result = copying.memorisation(references.nearest_training(own), distances)
         medians = {"median_sample": result.median_sample, "median_held_out": result.median_held_out}
         copies = Estimate(float(result.exact_copies), None, "none: a count")
         found.append({f"memorisation{key}": asdict(result.value) | medians, f"exact-copies{key}": asdict(copies)})
@@ -326,6 +384,8 @@ class Metric:
 
 METRICS: dict[str, Metric] = {
     "parzen": Metric(parzen, "higher", of_features=False),
+    "parzen-draws": Metric(parzen_draws, "higher", of_features=False),
+    "iwae-bound": Metric(iwae_bound, "higher", of_features=False),
     "fid": Metric(fid, "lower"),
     "fid-infinity": Metric(fid_infinity, "lower"),
     "kid": Metric(kid, "lower"),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from harness.evaluation.measures import METRICS, BatchNorm, Subject, asked, measured
 from harness.evaluation.references import References
+from harness.sampling import Sampler
 
 Record = dict[str, Any]
 
@@ -29,20 +30,22 @@ def evaluate_members(
     *,
     batch_norm: BatchNorm = "running",
     labels: NDArray[np.int64] | None = None,
+    models: Sampler | None = None,
     validation: tuple[str, ...] = (),
 ) -> list[Record]:
     """The evaluation record of each member's samples (m, n, c, h, w), float32 in [0, 1] or uint8.
 
     `batch_norm`: in which mode the generator's batch normalisation ran; a part of the keys. `labels`: the classes that
-    samples were made for, (m, n), where there are conditions. A record holds `metrics` by key, what was `asked` for
-    them, and what they stand on. A metric that cannot be computed has a null value and its reason; the others go on.
-    The metrics named in `validation` are measured against the validation images too, and stand beside the others;
-    `validation` in the record has their keys (of several, the first), and which values are better.
+    samples were made for, (m, n), where there are conditions. `models`: what made the samples, the first of their
+    endless lists. A record holds `metrics` by key, what was `asked` for them, and what they stand on. A metric that
+    cannot be computed has a null value and its reason; the others go on. The metrics named in `validation` are measured
+    against the validation images too, and stand beside the others; `validation` in the record has their keys (of
+    several, the first), and which values are better.
     """
     data = references.data
     n = int(samples.shape[1])
     words = asked(metrics, n, references)
-    subject = Subject(samples, references, batch_norm, labels)
+    subject = Subject(samples, references, batch_norm, labels, models)
     made: list[Record] = [
         {
             "metrics": found,

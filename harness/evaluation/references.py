@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -77,6 +77,11 @@ class References:
         return found
 
     @property
+    def held_out(self) -> Literal["test", "validation"]:
+        """The split of images that no model has seen: the validation images when choosing, else the test's."""
+        return "validation" if self.recipe.reference == "validation" else "test"
+
+    @property
     def extractor(self) -> Extractor:
         """The network whose features are compared.
 
@@ -123,11 +128,11 @@ class References:
     @cached_property
     def held_out_distances(self) -> Tensor:
         """How far held-out images (the test's, or the validation's when choosing) lie from the training images."""
-        held_out = "validation" if self.recipe.reference == "validation" else "test"
-        decisions = {"what": "held-out", "images": self.data.content_hash, "split": held_out}
+        decisions = {"what": "held-out", "images": self.data.content_hash, "split": self.held_out}
 
         def compute() -> dict[str, Tensor]:
-            images = getattr(self.data, held_out).images[np.arange(len(getattr(self.data, held_out)))]
+            split: Split = getattr(self.data, self.held_out)
+            images = split.images[np.arange(len(split))]
             return {"distances": self.nearest_training(features.quantised(images))}
 
         return self._cached(decisions, compute)["distances"]

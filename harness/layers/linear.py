@@ -101,7 +101,7 @@ class _LargestPiece(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
         x, y = context.saved_tensors
-        is_largest = torch.sign(x.detach() - y.detach().unsqueeze(2)).add_(1)
+        is_largest = torch.ge(x.detach(), y.detach().unsqueeze(2), out=torch.empty_like(x.detach()))
         return is_largest * (gradient / is_largest.sum(2)).unsqueeze(2)
 
 

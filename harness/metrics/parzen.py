@@ -2,8 +2,9 @@
 
     log p(x) = log mean_i exp(-||x - c_i||^2 / (2 sigma^2)) - d log(sigma sqrt(2 pi))
 
-The centres c_i are a model's samples (means in [0, 1], never binary draws). sigma is chosen by the mean
-log-likelihood of validation points. Everything is float64, whose products TF32 never touches.
+The centres c_i are a model's samples in [0, 1]: where it has means these, and their binary draws only under keys that
+say so. sigma is chosen by the mean log-likelihood of validation points. Everything is float64, whose products TF32
+never touches.
 Source: Breuleux, Bengio and Vincent (2011); Goodfellow et al. (2014), section 5, and the authors' code.
 """
 

@@ -31,6 +31,7 @@ class Gan:
     """Each class's part of the training images, (classes,), where there are conditions."""
 
     parts = (*ROLES, *(f"{role}_optimizer" for role in ROLES), "objective")
+    bernoulli_means = False  # of a latent there is one image
 
     @classmethod
     def of(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.draws import Draws
-from harness.errors import Preempted
+from harness.errors import InputError, Preempted
 from harness.experiment import LatentSettings
 from harness.layers import ConvolutionWay
 from harness.training import checkpoint
@@ -42,6 +42,10 @@ class Method(Protocol):
     @property
     def parts(self) -> tuple[str, ...]:
         """The keys of the state that are always there."""
+
+    @property
+    def bernoulli_means(self) -> bool:
+        """Whether samples are means of Bernoulli pixels, so that there are binary images to draw from them."""
 
     @property
     def ways(self) -> tuple[ConvolutionWay, ...]:
@@ -113,6 +117,18 @@ class OfLandscape(Protocol):
         """The scores, as logits, of points (n, c h w) in [0, 1]: (m, n)."""
 
 
+@runtime_checkable
+class OfBound(Protocol):
+    """A method that bounds the likelihood of images from below."""
+
+    def bound(self, state: State, images: Tensor, k: int, *, purpose: str = "bound", first: int = 0) -> Tensor:
+        """Bounds on log p(x), in nats, by k importance-weighted draws each: (m, n), float64.
+
+        Of images (m, n, c, h, w), which stand in the places first..first+n-1 of a list. Safe to call from several
+        threads at once.
+        """
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long a stack trains and what it leaves on the way; nothing here changes a trained parameter."""
@@ -125,6 +141,10 @@ class Schedule:
     snapshot_every: int | None = None
     convolution: ConvolutionWay | None = None
     """How stacked convolutions are computed; None: the quickest way, found by a few steps."""
+    epoch: int = 0
+    """What checkpoints are written under: the newest epoch's are read."""
+    may_write: Callable[[], bool] = lambda: True
+    """Whether the folder is still this process's; asked before each checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +228,8 @@ class Saver:
         self._is_main = is_main
         self._saved = begun.iteration
         self._started = self._saved_at = time.monotonic()
+        if is_main:
+            schedule.folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def seconds(self) -> float:
@@ -221,10 +243,12 @@ class Saver:
         return bool(every and iteration % every == 0) or (is_block and is_late)
 
     def save(self, iteration: int, state: State, history: History) -> None:
-        """Write a checkpoint, on the main process, of what is not yet saved."""
-        if self._is_main and iteration > self._saved:
+        """Write a checkpoint, on the main process, of what is not yet saved, if the folder is still its own."""
+        schedule = self._schedule
+        if self._is_main and iteration > self._saved and schedule.may_write():
             facts = self._facts | {"seconds": self.seconds}
-            checkpoint.write(self._schedule.folder, Checkpoint(iteration, state, history.rows(), facts))
+            found = Checkpoint(iteration, state, history.rows(), facts)
+            checkpoint.write(schedule.folder, found, epoch=schedule.epoch)
         self._saved, self._saved_at = iteration, time.monotonic()
 
 
@@ -283,6 +307,12 @@ class History:
 def _begin(method: Method, feed_from: Callable[[int], Feed], processes: Processes, schedule: Schedule) -> Checkpoint:
     """The newest checkpoint on this device, or the state before the first iteration."""
     found = checkpoint.latest(schedule.folder)
+    seen = processes.gather_objects(found and found.iteration)
+    if len(set(seen)) > 1:
+        raise InputError(
+            f"the processes of this job read different checkpoints in {schedule.folder} (after iterations {seen}); see "
+            "that all machines share that folder, and run the same command again."
+        )
     if found is None:
         state = method.init()
         way = schedule.convolution or quickest_way(method, state, feed_from(0), processes)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import get_int_from_env
 from torch import Tensor, distributed
 
 from harness.errors import InputError
 
+# The variables by which launchers tell a process its place in a job, in the order in which Accelerate asks for them.
+_RANKS = ["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"]
+_COUNTS = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+_LOCAL_RANKS = ["LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK"]
 _MIXED = {"float32": "no", "tf32": "no", "float64": "no", "bf16": "bf16"}
 
 
@@ -24,7 +29,8 @@ class Processes:
     """This process among those of one job: where it computes, and what it exchanges with the others.
 
     `precision` is the experiment's; `trackers` are names that Accelerate knows (tensorboard, wandb, ...). `alone` makes
-    a process one of one, whatever job it belongs to: it trains stacks of its own.
+    a process one of one, whatever job it belongs to: it trains stacks of its own. Where the first of a process is
+    alone, no process group is formed.
     """
 
     def __init__(
@@ -39,9 +45,10 @@ class Processes:
         self.alone = alone
         AcceleratorState._reset_state()  # precision belongs to the experiment, so it may change between stacks
         try:
-            self.accelerator = Accelerator(
-                mixed_precision=_MIXED[precision], log_with=list(trackers) or None, project_dir=folder
-            )
+            with _outside_the_job() if alone else nullcontext():
+                self.accelerator = Accelerator(
+                    mixed_precision=_MIXED[precision], log_with=list(trackers) or None, project_dir=folder
+                )
         except ValueError as error:
             raise InputError(f"Accelerate refused its configuration: {error}") from error
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
@@ -58,7 +65,18 @@ class Processes:
     @property
     def neighbours(self) -> int:
         """How many processes of the job share this machine, this one included."""
-        return min(int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or sys.maxsize, int(self.accelerator.num_processes))
+        return min(int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or sys.maxsize, self.launched)
+
+    @property
+    def job_rank(self) -> int | None:
+        """This process's number in its job, whether they meet or not; None where it is the only one."""
+        return get_int_from_env(_RANKS, 0) if self.launched > 1 else None
+
+    @property
+    def launched(self) -> int:
+        """How many processes the job has, whether they meet or not."""
+        count: int = get_int_from_env(_COUNTS, 1)
+        return max(int(self.accelerator.num_processes), count)
 
     @property
     def is_main(self) -> bool:
@@ -163,6 +181,25 @@ class Processes:
         """Leave the process group in order; an abort at exit would turn a finished run into a failed one."""
         self.accelerator.end_training()
         PartialState().destroy_process_group()
+
+    def part(self) -> Processes:
+        """Leave the process group for good, all together: this process, alone from now on."""
+        self.wait()
+        self.close()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        return Processes(self.precision, alone=True)
+
+
+@contextmanager
+def _outside_the_job() -> Iterator[None]:
+    """Where Accelerate sees a process without a job, on the device that is its own among those of this machine."""
+    if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes"):
+        torch.cuda.set_device(get_int_from_env(_LOCAL_RANKS, 0) % torch.cuda.device_count())
+    hidden = {name: os.environ.pop(name) for name in (*_COUNTS, *_LOCAL_RANKS) if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ |= hidden
 
 
 def check_launcher(precision: str) -> None:

@@ -18,11 +18,11 @@ from click.testing import CliRunner
 from baselines import BASELINES
 from harness.analysis import paper
 from harness.analysis.formats import FORMATS
-from harness.analysis.paper import PARZEN, paper_table, render
+from harness.analysis.paper import DRAWS, PARZEN, paper_table, render
 from harness.cli import main
 from harness.errors import InputError, UnknownName
 from harness.methods import METHODS
-from harness.runs import GridFolder, find_grids, write_json
+from harness.runs import GridFolder, RunFolder, find_grids, write_json
 
 FID = "fid[classifier-mnist,test,n=10000]"
 REFINED = "parzen[test,n=10000,sigma=refined]"
@@ -206,6 +206,102 @@ def test_the_footnote_says_each_thing_once(make: Grid) -> None:
     notes = paper_table([make(TWO_SEEDS)]).attrs["notes"]
     sentences = [sentence for note in notes for sentence in note.split(". ") if "Training took" not in sentence]
     assert len(sentences) == len(set(sentences))
+
+
+def change(run: RunFolder, *, draws: float | None = None, reason: str | None = None, **samples: str) -> None:
+    """Add to a run's record the figure of binary draws, or why there is none, and facts of its samples."""
+    record = run.evaluation()
+    assert record is not None
+    if draws is not None:
+        record["metrics"][DRAWS] = {"value": draws, "standard_error": 1.0}
+    if reason is not None:
+        record["metrics"]["parzen-draws[test,n=10000]"] = {"value": None, "standard_error": None, "reason": reason}
+    run.write("evaluation.json", {**record, "samples": samples})
+
+
+def test_binary_draws_stand_beside_the_means(make: Grid) -> None:
+    grid = make(TWO_SEEDS)
+    for run, draws in zip(grid.runs(), (None, 10.0, 14.0), strict=True):
+        change(run, draws=draws, reason="its samples are no means" if draws is None else None)
+    made = paper_table([grid])
+    assert made.loc[("mnist", "dbn", ""), (DRAWS, "mean")] == 12.0
+    shown = render(made, "text")
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert lines[0] == "method setting published (nats) ours (nats) sampling draws (nats) sampling seeds fid"
+    assert lines[2].startswith("DBN 138 ± 2 252.0 ± 2.0 ± 2.3 12.0 ± 2.0 ± 1.0 2")
+    assert next(line for line in lines if line.startswith("VAE")).startswith("VAE - 220.0 ± 2.2 - - 1")
+    together = " ".join(lines)
+    assert f"draws on mnist: {DRAWS}." in together and "each pixel drawn with the probability" in together
+    assert "unevaluated: its samples are no means." in together
+
+
+def test_without_draws_nothing_is_said_of_them(make: Grid) -> None:
+    assert "draws" not in render(paper_table([make(TWO_SEEDS)]), "text")
+
+
+def test_the_footnote_says_what_records_say_of_samples(make: Grid) -> None:
+    grid = make(TWO_SEEDS)
+    for run in grid.runs()[1:]:
+        change(run, shows="Means; chains start elsewhere.")
+    [line] = [note for note in paper_table([grid]).attrs["notes"] if note.startswith("DBN: ")]
+    assert line.startswith(f"DBN: Means; chains start elsewhere. {paper.methods()['dbn']['differs']}")
+
+
+def test_a_method_says_where_chains_start_if_it_has_some() -> None:
+    for method, kind in BASELINES.items():
+        has_chains = {"chains", "burn_in"} <= kind.of.settings_class.model_fields.keys()
+        assert ("chains start from" in paper.methods()[method]["shows"]) == has_chains, method
+
+
+def test_a_method_whose_samples_are_means_says_so() -> None:
+    for method, kind in BASELINES.items():
+        shows = paper.methods()[method]["shows"].lower()
+        assert ("means of the pixels" in shows or shows.startswith("reconstructions")) == kind.of.bernoulli_means, (
+            method
+        )
+
+
+def folds(make: Grid) -> GridFolder:
+    """A grid of one run on each of three folds of TFD."""
+    runs: list[Run] = [("dbn", {"dataset": f"tfd:{fold}"}, 0, 1900.0 + 10 * fold) for fold in range(3)]
+    grid = make(runs, dataset="tfd", name="faces")
+    entries = {}
+    for fold, run in enumerate(grid.runs()):
+        content = f"{fold}" * 64
+        run.write("experiment.json", {**run.experiment(), "data_hash": content})
+        dataset = {"name": f"tfd:{fold}", "hash": content}
+        entries[f"training-images tfd:{fold}"] = {"metrics": metrics(2000.0 + 30 * fold, 0.5), "dataset": dataset}
+    write_json(grid.path / "controls.json", entries)
+    return grid
+
+
+def test_folds_of_one_data_set_are_one_row_with_their_error(make: Grid) -> None:
+    made = paper_table([folds(make)])
+    assert list(made.index.unique("dataset")) == ["tfd"]
+    row = made.loc[("tfd", "dbn", "")]
+    assert (row["published", "value"], row[PARZEN, "mean"], row[PARZEN, "runs"]) == (1909, 1910.0, 3)
+    assert row[PARZEN, "standard_error"] == pytest.approx(10 / math.sqrt(3))
+    beside = made.loc[("tfd", "training-images", paper.COMPANION)]
+    assert (beside[PARZEN, "mean"], beside[PARZEN, "sampling_standard_error"]) == (2030.0, pytest.approx(4.03))
+    assert beside[PARZEN, "standard_error"] == pytest.approx(30 / math.sqrt(3))
+    assert beside[PARZEN, "sigma_at_edge"] == 3 and pd.isna(beside["all", "runs"])
+    assert "tfd: runs on 3 folds are one row, so its errors are over folds, as published." in made.attrs["notes"]
+
+
+def test_companions_that_the_grid_trains_are_named(make: Grid) -> None:
+    grid = make([("dbn", {"method": "dbn"}, 0, 250.0), ("training-images", {"method": "training-images"}, 0, 243.0)])
+    dataset = {"name": "mnist", "hash": HASHES["mnist"]}
+    entry = {"metrics": metrics(319.0, 0.5), "dataset": dataset, "samples": {"source": "k-means, 7 centroids"}}
+    trained = {"metrics": {}, "dataset": dataset, "trained": True}
+    write_json(grid.path / "controls.json", {"training-images": trained, "k-means": entry})
+    made = paper_table([grid])
+    assert [(method, setting) for _, method, setting in made.index[-2:]] == [
+        ("training-images", ""),
+        ("k-means", paper.COMPANION),
+    ]
+    notes = made.attrs["notes"]
+    assert any(note.startswith("companion: other images in the place of samples (k-means, 7 centro") for note in notes)
+    assert any(note.endswith("on as many images: training-images.") for note in notes)
 
 
 def test_many_values_of_a_setting_are_counted(make: Grid) -> None:

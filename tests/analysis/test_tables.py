@@ -93,6 +93,58 @@ def test_controls_stand_beneath_with_their_own_error(grid: GridFolder) -> None:
     assert made["all", "runs"].isna().tolist() == [False] * 12 + [True]
 
 
+def test_a_companion_is_told_apart_from_runs_of_its_name(tmp_path: Path) -> None:
+    grid = GridFolder(tmp_path / "controls")
+    records = {GRID_KEY: {"value": 243.0, "standard_error": 2.0}}
+    entries = []
+    for number, row in enumerate(("training-images", "k-means")):
+        run = grid.run(f"{number:016x}")
+        run.write("provenance.json", {"outcome": "complete", "seconds": 1.0})
+        run.write("evaluation.json", {"metrics": records})
+        entries.append({"id": run.id, "axes": {"row": row}, "seed": 0})
+    write_json(
+        grid.path / "grid.json", {"schema": 1, "name": "controls", "axes": ["row"], "runs": entries, "stacks": []}
+    )
+    controls = {
+        "training-images": {"metrics": {}, "trained": True},
+        "k-means": {"metrics": records, "samples": {"source": "k-means, 598 centroids"}},
+        "gaussian": {"metrics": records, "samples": {"source": "gaussian"}},
+    }
+    write_json(grid.path / "controls.json", controls)
+    made = table(grid)
+    assert list(made.index) == ["training-images", "k-means", "k-means (companion)", "gaussian"]
+    assert made.attrs["notes"][-2:] == [
+        "Rows without runs: other images in the place of samples (k-means, 598 centroids; gaussian), with their own "
+        "sampling error.",
+        "Without such a row, since the grid trains the control on as many images: training-images.",
+    ]
+
+
+def test_a_metric_that_some_rows_cannot_have_costs_no_column(make_grid: Callable[..., GridFolder]) -> None:
+    grid = make_grid(seeds=(2,))
+    drawn = GRID_KEY.replace("parzen", "parzen-draws").replace("sigma", "output=draws,sigma")
+    for run in grid.runs():
+        if run.evaluation() is not None:
+            draws = {drawn: {"value": 0.5, "standard_error": 0.1}}
+            if run.experiment()["loss"] == "minimax":
+                draws = {"parzen-draws[test,n=10000]": {"value": None, "reason": "its samples are no means"}}
+            run.write("evaluation.json", {"metrics": {GRID_KEY: {"value": 1.0, "standard_error": 0.1}, **draws}})
+    shown = render(table(grid), "markdown").replace("\\", "")
+    header = [cell.strip() for cell in shown.splitlines()[0].split("|")[1:-1]]
+    assert header[3:] == [
+        "parzen (nats)",
+        "sampling",
+        "parzen-draws (nats)",
+        "sampling",
+        "runs",
+        "failures",
+        "unfinished",
+    ]
+    cells = [cell.strip() for cell in next(line for line in shown.splitlines() if "minimax" in line).split("|")[4:-1]]
+    assert cells == ["1.00", "± 0.10", "-", "-", "1", "0", "0"]
+    assert "its samples are no means" in shown and "output=draws: binary images" in shown
+
+
 def test_sigma_at_the_edge_is_counted_and_marked(grid: GridFolder) -> None:
     made = table(grid)
     assert made.loc[FLAGGED, (GRID_KEY, "sigma_at_edge")] == 1

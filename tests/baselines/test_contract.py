@@ -21,7 +21,6 @@ from harness.runs import RunFolder
 from harness.training import checkpoint
 from harness.training.feed import Feed
 from harness.training.loop import Schedule, State, Trained, train
-from harness.training.tally import Tally
 
 Made = Callable[..., Baseline]
 ITERATIONS = 12
@@ -136,13 +135,17 @@ def test_a_sample_depends_on_its_place_alone(
 class Silent:
     """Looks on and says nothing."""
 
-    def begin(self, stacks: Sequence[Stack], tally: Tally, *, note: str, process: int | None) -> None: ...
+    def begin(self, stacks: Sequence[Stack], *, note: str, process: int | None) -> None: ...
 
     def start(self, stack: Stack, iteration: int) -> None: ...
 
     def advance(self, stack: Stack, iteration: int) -> None: ...
 
     def finish(self, stack: Stack, outcome: str) -> None: ...
+
+    def lose(self, stack: Stack, reason: str) -> None: ...
+
+    def tell(self, line: str) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +180,22 @@ def test_a_run_keeps_its_history(method: str, runs: dict[str, RunFolder], baseli
     assert history is not None
     assert tuple(history.columns) == ("iteration", *baseline_of(method).columns)
     assert len(history) == ITERATIONS and np.isfinite(history.to_numpy()).all()
+
+
+MEANS = {"autoencoder", "dbn", "deep-gsn", "stacked-cae", "vae"}
+"""The methods whose samples are means of Bernoulli pixels."""
+
+
+@every_baseline
+def test_binary_images_are_drawn_of_means_alone(method: str, runs: dict[str, RunFolder]) -> None:
+    sampler = sampling.load(runs[method])
+    samples = sampler.sample(30)
+    if method in MEANS:
+        drawn = sampler.drawn(samples)
+        assert set(np.unique(drawn)) == {0, 255} and drawn.shape == samples.shape
+    else:
+        with pytest.raises(InputError, match="no means of binary pixels"):
+            sampler.drawn(samples)
 
 
 FOR_GANS = {

@@ -1,23 +1,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
-from harness.analysis.frame import frame
 from harness.benchmarks import start
 from harness.errors import HarnessError
-from harness.runs import GridFolder
-
-
-def test_the_grid_that_start_makes_is_a_table_of_complete_runs(tmp_path: Path) -> None:
-    start.write_grid(GridFolder(tmp_path), 20)
-    found = frame([GridFolder(tmp_path)])
-    assert len(found) == 20
-    assert set(found["status"]) == {"complete"}
-    assert found[start._KEY, "value"].notna().all()
 
 
 def test_start_times_each_command_beside_the_import_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,3 +129,33 @@ def test_class_accuracy_is_of_conditional_runs_and_stops_no_other_metric(
     [reason] = reasons.values()
     assert reason["value"] is None and "made for a class" in reason["reason"]
     assert all(values(found[run.id])["parzen[test,n=50,sigma=grid]"] for run in (conditional, plain))
+
+
+def test_a_record_says_what_its_samples_are(
+    untrained_baseline: Run, untrained_run: Run, references: References
+) -> None:
+    runs = [untrained_baseline("dbn"), untrained_run(ema=0.9)]
+    stated = [record["samples"] for record in records(runs, references).values()]
+    assert [samples["method"] for samples in stated] == ["dbn", "gan"]
+    assert "chains start from" in stated[0]["shows"] and "no chain" in stated[1]["shows"]
+
+
+def test_draws_and_bounds_of_runs_are_measured_beside_the_rest(
+    untrained_baseline: Run, untrained_run: Run, references: References
+) -> None:
+    runs = [*(untrained_baseline("vae", seed=seed) for seed in range(2)), untrained_run()]
+    found = records(runs, references, Request(("parzen", "parzen-draws", "iwae-bound"), 50))
+    draws, bound = "parzen-draws[test,n=50,output=draws,sigma=grid]", "iwae-bound[test,k=50]"
+    for run in runs[:2]:
+        assert values(found[run.id]).keys() >= {draws, bound, "parzen[test,n=50,sigma=grid]"}
+        assert None not in values(found[run.id]).values()
+    assert values(found[runs[0].id])[bound] != values(found[runs[1].id])[bound]
+    of_gan = values(found[runs[2].id])
+    assert of_gan["parzen-draws[test,n=50]"] is None and of_gan["iwae-bound[test,n=50]"] is None
+    assert of_gan["parzen[test,n=50,sigma=grid]"] is not None
+
+
+def test_a_bound_can_choose_the_snapshot(untrained_baseline: Run, references: References) -> None:
+    request = Request(("parzen",), 50, "best-validation", select_by="iwae-bound")
+    [record] = records([untrained_baseline("vae")], references, request).values()
+    assert record["selection"]["metric"] == "iwae-bound[validation,k=50]"

@@ -101,6 +101,18 @@ def test_a_grid_killed_while_it_writes_results_ends_like_an_undisturbed_one(
     assert left_behind(tmp_path / "small") == undisturbed
 
 
+def test_signals_that_go_on_change_no_exit_code(start: Start, small_grid: Path, tmp_path: Path) -> None:
+    process = start("run", small_grid, "--out", tmp_path, *SHARED, "--set", "run.checkpoint_every=10")
+    while not saved(tmp_path / "small"):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    while process.poll() is None:
+        process.send_signal(signal.SIGUSR1)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+    assert process.returncode == 75
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_preempted_grid_ends_like_an_undisturbed_one(
     number: signal.Signals,
@@ -151,15 +163,80 @@ def test_ctrl_c_during_an_evaluation_says_no_more_than_that(start: Start, traine
     assert "Traceback" not in message
 
 
-def test_a_grid_that_runs_is_not_run_twice(harness: Harness, start: Start, small_grid: Path, tmp_path: Path) -> None:
-    arguments = ["run", small_grid, "--out", tmp_path, "--set", "iterations=100000"]
-    process = start(*arguments, "--set", "run.checkpoint_every=10")
-    while not saved(tmp_path / "small"):
-        time.sleep(0.01)
+def stretches(folder: Path) -> list[list[dict[str, Any]]]:
+    """The ledger of each stack."""
+    return [
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in sorted(folder.glob("stacks/*/ledger.jsonl"))
+    ]
+
+
+def assert_tiled(folder: Path) -> None:
+    """Each step of each stack lies in one stretch."""
+    assert len(stretches(folder)) == 2
+    for ledger in stretches(folder):
+        assert [line["epoch"] for line in ledger] == sorted({line["epoch"] for line in ledger})
+        assert [line["first"] for line in ledger] == [1, *(line["last"] + 1 for line in ledger[:-1])]
+        assert ledger[-1]["last"] == ITERATIONS and ledger[-1]["outcome"] == "complete"
+
+
+def test_commands_beside_each_other_share_a_grid(
+    start: Start, small_grid: Path, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    processes = [start("run", small_grid, "--out", tmp_path, *SHARED) for _ in range(3)]
+    answers = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], answers
+    assert sum(err.count("complete: ") for _, err in answers) == 2
+    assert [[line["reached"] for line in ledger] for ledger in stretches(tmp_path / "small")] == [[300], [300]]
+    assert left_behind(tmp_path / "small") == undisturbed
+
+
+def test_an_owner_that_stood_still_wakes_and_does_no_harm(
+    harness: Harness, start: Start, small_grid: Path, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    arguments = ["run", small_grid, "--out", tmp_path, *SHARED]
+    arguments += ["--set", "run.checkpoint_every=10", "--set", "run.lapse_seconds=3"]
+    stalled = start(*arguments)
+    while not saves(tmp_path, 40)():
+        assert stalled.poll() is None, stalled.communicate()
+        time.sleep(0.001)
+    stalled.send_signal(signal.SIGSTOP)
     second = harness(*arguments)
-    assert second.returncode == 2
-    assert "another process runs the grid" in second.stderr
-    assert process.poll() is None
+    assert second.returncode == 0, second.stderr
+    assert f":{stalled.pid}, which gives no sign of life" in second.stderr
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    stalled.send_signal(signal.SIGCONT)
+    message = stalled.communicate(timeout=120)[1]
+    assert stalled.returncode == 0
+    assert "another process has taken it over" in message and "complete" not in message
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert [path.name for path in after if after[path] != before.get(path)] in ([], ["000003.json"])
+    assert left_behind(tmp_path / "small") == undisturbed
+    assert_tiled(tmp_path / "small")
+    (ledger,) = [ledger for ledger in stretches(tmp_path / "small") if len(ledger) > 1]
+    assert ledger[0]["outcome"] == "lapsed" and ledger[0]["owner"].endswith(f":{stalled.pid}")
+
+
+def test_a_killed_owners_stack_goes_on_at_once_and_the_ledger_tells(
+    harness: Harness, start: Start, small_grid: Path, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    arguments = ["run", small_grid, "--out", tmp_path, *SHARED, "--set", "run.checkpoint_every=10"]
+    interrupt(start(*arguments), signal.SIGKILL, saves(tmp_path, 100))
+    assert harness(*arguments, "--set", "run.lapse_seconds=10000").returncode == 0
+    assert left_behind(tmp_path / "small") == undisturbed
+    assert_tiled(tmp_path / "small")
+
+
+def test_a_stack_trains_by_its_place(harness: Harness, small_grid: Path, tmp_path: Path) -> None:
+    arguments = ["run", small_grid, "--out", tmp_path, "--set", "axes.k=[1,2]"]
+    result = harness(*arguments, "--stack", 1)
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads((tmp_path / "small" / "grid.json").read_text())
+    trained = {path.parent.name for path in tmp_path.glob("small/runs/*/provenance.json")}
+    assert trained == set(manifest["stacks"][1]["members"])
+    refused = harness(*arguments, "--stack", 2)
+    assert refused.returncode == 2
+    assert "has 2 stacks, 0 to 1: there is no --stack 2" in refused.stderr
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(

@@ -114,6 +114,6 @@ def test_a_method_without_a_landscape_leaves_the_others_theirs(command: Harness,
     assert [path.name for path in tmp_path.rglob("*.png")] == [f"{run.id}.png"]
 
 
-def test_images_have_no_plane(untrained_run: Callable[..., RunFolder], digits: ImageSet) -> None:
+def test_images_have_no_plane(untrained_baseline: Callable[..., RunFolder], digits: ImageSet) -> None:
     with pytest.raises(InputError, match="digits does not hold points of a plane"):
-        landscape.landscape(untrained_run(method="energy"), digits, title="t")
+        landscape.landscape(untrained_baseline("energy"), digits, title="t")

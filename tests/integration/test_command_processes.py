@@ -197,6 +197,7 @@ def test_processes_with_stacks_of_their_own_train_the_bits_of_one(
     result = launch(pairs, "--out", tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("complete: ") == 4 and "[8/8]" in result.stderr
+    assert "(auto: packed, since there is a stack for every process)" in result.stderr
     assert provenance(tmp_path / "pairs", "processes") == [1] * RUNS
     one, two = parameters(on_one), parameters(tmp_path / "pairs")
     assert one.keys() == two.keys() and len(one) == 4
@@ -232,24 +233,51 @@ def test_the_launcher_leaves_no_process(on_two: Path) -> None:
     assert not [line for line in seen if str(on_two.parent) in line]
 
 
-def test_a_grid_stopped_on_two_processes_goes_on_with_one(
-    start_ranks: Callable[..., list[Popen[str]]], harness: Harness, pairs: Path, tmp_path: Path
+@pytest.mark.parametrize("begins_on", [2, 1])
+def test_a_grid_stopped_on_some_processes_goes_on_with_another_number(
+    begins_on: int,
+    start: Callable[..., Popen[str]],
+    start_ranks: Callable[..., list[Popen[str]]],
+    harness: Harness,
+    pairs: Path,
+    tmp_path: Path,
 ) -> None:
-    settings = ["--set", 'axes.updates=["alternating"]', "--set", "iterations=300"]
-    arguments = ["run", pairs, *settings, "--set", "run.checkpoint_every=10"]
-    processes = start_ranks(*arguments, "--out", tmp_path / "two", *TOGETHER)
-    while not list(tmp_path.glob("two/pairs/stacks/*/checkpoint-*")):
+    settings = ['axes.updates=["alternating"]', "iterations=300", 'precision="float64"', "run.checkpoint_every=10"]
+    arguments = ["run", pairs, *(argument for setting in settings for argument in ("--set", setting))]
+
+    def begun(count: int) -> list[Popen[str]]:
+        given = [*arguments, "--out", tmp_path / "changed", *TOGETHER]
+        return start_ranks(*given) if count == 2 else [start(*given)]
+
+    processes = begun(begins_on)
+    while not list(tmp_path.glob("changed/pairs/stacks/*/checkpoint-*")):
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)
-    processes[1].send_signal(signal.SIGTERM)  # one rank is told, both stop
-    errors = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [75, 75], errors
-    assert errors[0].count("harness: ") == 1 and errors[1] == ""
-    assert harness(*arguments, "--out", tmp_path / "two").returncode == 0
+    processes[-1].send_signal(signal.SIGTERM)  # one rank is told, all stop
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [75] * begins_on, errors
+    assert errors[0].count("harness: ") == 1 and not any(errors[1:])
+    (saved,) = {int(path.name.split("-")[1]) for path in [max(tmp_path.glob("changed/pairs/stacks/*/checkpoint-*"))]}
+    assert 0 < saved < 300
+    processes = begun(3 - begins_on)
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * (3 - begins_on), errors
+    assert set(provenance(tmp_path / "changed" / "pairs", "processes")) == {3 - begins_on}
     assert harness(*arguments, "--out", tmp_path / "one").returncode == 0
-    one, two = (parameters(tmp_path / name / "pairs", 300) for name in ("one", "two"))
-    assert one.keys() == two.keys() and len(one) == 2
-    assert max(difference(one[stack], two[stack]) for stack in one) < 1e-3  # rounding grows over 300 iterations
+    one, changed = (parameters(tmp_path / name / "pairs", 300) for name in ("one", "changed"))
+    assert one.keys() == changed.keys() and len(one) == 2
+    assert max(difference(one[stack], changed[stack]) for stack in one) < 1e-9
+
+
+def test_processes_with_stacks_of_their_own_form_no_group(
+    start: Callable[..., Popen[str]], pairs: Path, tmp_path: Path
+) -> None:
+    job = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    process = start("run", pairs, "--out", tmp_path, "--placement", "packed", **job, ACCELERATE_USE_CPU="true")
+    error = process.communicate(timeout=120)[1]  # the other never comes
+    assert process.returncode == 0, error
+    assert provenance(tmp_path / "pairs", "processes") == [1] * RUNS
+    assert error.count("by process 1") == 4
 
 
 @pytest.mark.parametrize("told", [(0, 1), (1,)])

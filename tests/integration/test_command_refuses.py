@@ -234,6 +234,13 @@ def test_a_precision_that_the_launcher_contradicts_is_refused(
     assert "bf16" in message and "float32" in message
 
 
+@pytest.mark.parametrize("given", ["-1", "first", "1,,2", "0.5"])
+def test_a_stack_that_is_no_place_is_refused(given: str, command: Harness, small_grid: Path, tmp_path: Path) -> None:
+    result = command("run", small_grid, "--out", tmp_path, "--stack", given)
+    assert result.returncode == 2 and "from 0, as in --stack 3,5" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_tracker_is_refused(command: Harness, small_grid: Path, tmp_path: Path) -> None:
     message = sole_message(command("run", small_grid, "--out", tmp_path / "out", "--tracker", "tensorbord"))
     assert "tensorbord" in message and "'tensorboard'" in message

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
-from harness.errors import InputError
+from harness.errors import InputError, storage_error
 from harness.metrics.extractors import SHIPPED, SUFFIX, WEIGHTS
 from harness.runs import write_bytes, write_json
 
@@ -160,7 +160,7 @@ def register() -> None:
 def write(path: Path, network: Network, record: Record) -> None:
     """Write a classifier's weights and record to a .safetensors file, and for people the record and hash beside it.
 
-    Errors: InputError where the file cannot be written.
+    Errors: as `storage_error`, where the file cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     content = bytes_of(tensors, {_RECORD: json.dumps(asdict(record), sort_keys=True)})
@@ -168,7 +168,7 @@ def write(path: Path, network: Network, record: Record) -> None:
         write_bytes(path, content)
         write_json(path.with_suffix(".json"), {"sha256": hashlib.sha256(content).hexdigest(), **asdict(record)})
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}.") from error
+        raise storage_error(error, path) from error
 
 
 def read(path: Path) -> tuple[Network, Record, str]:

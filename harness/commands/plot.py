@@ -27,7 +27,8 @@ def plot(
         raise InputError(f"--data: for kinds that look at the training images: {', '.join(BESIDE_DATA)}.")
     if not of_models and (idle := [name for name, value in layout.items() if value is not None]):
         heeding = [name for name, kind in OF_MODELS.items() if kind.options & set(idle)]
-        raise InputError(f"--{', --'.join(idle)}: for the kinds {', '.join(heeding)} alone.")
+        kinds_heeding = f"kind{'s' if len(heeding) > 1 else ''} {', '.join(heeding)}"
+        raise InputError(f"--{', --'.join(idle)}: for the {kinds_heeding} alone.")
     written = []
     if of_files and is_run:
         written += write_run_plots(find_run(path), output, kinds=of_files)

@@ -128,7 +128,7 @@ REFUSED = {
     "plot {run} --kind landscape": "the method 'gan' keeps nothing in its snapshots that scores points",
     "plot {run} --kind landscape --rows 2": "landscape takes none of them",
     "plot {grid} --rows 3": "--rows: for the kinds conditions, sweep, interpolation, chains, neighbours alone",
-    "plot {grid} --every 3": "--every: for the kinds chains alone",
+    "plot {grid} --every 3": "--every: for the kind chains alone",
     "plot {grid} --kind sweep --data .": "--data: for kinds that look at the training images: neighbours, landscape",
     "plot {grid} --kind sweep --metric parzen": "--metric: for the kind metric alone",
     "plot {run} --kind metric": "give the grid's folder",

@@ -142,12 +142,13 @@ class Claim:
         """Training goes on behind an iteration: note it, and write down what was left by those who never could."""
         known = {line["epoch"] for line in ledger(self.folder)}
         self._record |= {"first": iteration + 1, "iteration": iteration}
-        for epoch in _epochs(self.folder):
+        for epoch in sorted(_epochs(self.folder)):
             if epoch >= self.epoch or epoch in known:
                 continue
             left = _read(self.folder, epoch)
             if not left.get("released"):
-                first = left.get("first") or iteration + 1
+                # Not what its claim says, which may be older than its begin.
+                first = max((line["last"] for line in ledger(self.folder)), default=0) + 1
                 self._note(epoch, left, "lapsed", first=first, last=iteration, reached=left.get("iteration"))
         self._tidy()
 

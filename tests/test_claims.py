@@ -163,6 +163,13 @@ def test_the_beat_of_an_owner_that_woke_brings_no_old_epoch_back(tmp_path: Path,
     assert third.epoch == 3 and [line["epoch"] for line in ledger(tmp_path)] == [1, 2]
 
 
+def test_a_stretch_whose_owner_died_before_it_could_tell_is_known_from_what_it_saved(tmp_path: Path) -> None:
+    taken(tmp_path).begin(0)
+    rewrite(tmp_path, started=1.0)  # as if by a process that has gone
+    taken(tmp_path).begin(50)
+    assert [(line["first"], line["last"]) for line in ledger(tmp_path)] == [(1, 50)]
+
+
 def test_a_stretch_that_trained_nothing_has_no_steps(tmp_path: Path) -> None:
     claim = taken(tmp_path)
     claim.begin(300)

@@ -200,7 +200,7 @@ def _be_the_harness(bench: Bench, phases: Sequence[str], said: Path, disk: Disk 
 
 
 def left_behind(folder: Path) -> dict[str, Any]:
-    """All that a grid leaves and that time does not change, by name."""
+    """All that a grid leaves and that time does not change, by name; somebody may commit while trials run."""
     left: dict[str, Any] = {}
     for path in sorted(folder.glob("runs/*/*")):
         name = str(path.relative_to(folder))
@@ -210,7 +210,7 @@ def left_behind(folder: Path) -> dict[str, Any]:
             with np.load(path) as arrays:
                 left[name] = arrays["images"].tobytes()
         elif path.name == "provenance.json":
-            left[name] = json.loads(path.read_text()) | {"seconds": None}
+            left[name] = json.loads(path.read_text()) | {"seconds": None, "commit": None}
         elif path.is_dir():
             left |= {str(one.relative_to(folder)): one.read_bytes() for one in sorted(path.glob("*.safetensors"))}
         elif path.name == "evaluation.json":

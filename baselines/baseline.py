@@ -147,6 +147,37 @@ class OfPrior(Baseline):
         return self.draws.whole(offset=first).normal(f"{purpose}/latent", 0, n, self.prior.size)
 
 
+class OfWalks(Baseline):
+    """A baseline whose samples are stops of Markov chains: harness.training.loop.OfChains."""
+
+    chains: Chains
+
+    @abstractmethod
+    def chain(self, state: State) -> Chain:
+        """What the chains do, and which images their states show."""
+
+    @torch.no_grad()
+    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """The images where chains stop."""
+        return self.images(self.chains.samples(self.draws.whole(), purpose, first, n, self.chain(state)))
+
+    @property
+    def burn_in(self) -> int:
+        """The steps before a chain's first sample."""
+        return self.chains.burn_in
+
+    @torch.no_grad()
+    def chain_states(self, state: State, n: int, times: Sequence[int], *, purpose: str = "sample") -> Tensor:
+        """The images of the first n chains after so many steps each, from 1 on and rising: (m, n, times, c, h, w).
+
+        Errors: InputError where there are fewer chains.
+        """
+        if n > self.chains.chains:
+            raise InputError(f"{n} chains: there are {self.chains.chains} (`chains` in its settings); take fewer.")
+        states = self.chains.states(self.draws.whole(), purpose, times, self.chain(state))[:, :n]
+        return states.reshape(*states.shape[:3], *self.task.image_shape)
+
+
 @dataclass(frozen=True)
 class Phase:
     """Where an iteration stands: in which phase, and how much of it lies behind, in [0, 1)."""
@@ -216,6 +247,18 @@ class Descent:
 
 
 @dataclass(frozen=True)
+class Chain:
+    """What Markov chains do, all of a stack at once; each step gets its walk, for its random numbers."""
+
+    start: Callable[[Walk], Tensor]
+    """States (m, chains, ...)."""
+    advance: Callable[[Tensor, Walk], Tensor]
+    """The next states."""
+    output: Callable[[Tensor], Tensor]
+    """What states show, as rows (m, chains, width)."""
+
+
+@dataclass(frozen=True)
 class Chains:
     """How Markov chains give samples: so many chains, a burn-in, and `gap` steps from sample to sample of a chain.
 
@@ -229,52 +272,29 @@ class Chains:
 
     FAMILY: ClassVar[int] = 1000
 
-    def samples(
-        self,
-        draws: Draws,
-        purpose: str,
-        first: int,
-        n: int,
-        *,
-        start: Callable[[Walk], Tensor],
-        advance: Callable[[Tensor, Walk], Tensor],
-        output: Callable[[Tensor, Walk], Tensor],
-    ) -> Tensor:
-        """Samples first..first+n-1: (m, n, width), where `output` turns states (m, chains, ...) to (m, chains, width).
-
-        A step is `advance`; each gets the walk, for its random numbers.
-        """
+    def samples(self, draws: Draws, purpose: str, first: int, n: int, chain: Chain) -> Tensor:
+        """Samples first..first+n-1: (m, n, width)."""
         families = range(first // self.FAMILY, (first + n - 1) // self.FAMILY + 1)
         found = []
         for family in families:
             wanted = min(first + n - family * self.FAMILY, self.FAMILY)
-            stops = self._family(draws, purpose, family, wanted, start, advance, output)
-            found.append(torch.cat(list(stops), 1)[:, :wanted])
+            times = range(self.burn_in, self.burn_in + self.gap * -(-wanted // self.chains), self.gap)
+            found.append(torch.cat(list(self._outputs(draws, purpose, family, times, chain)), 1)[:, :wanted])
         skipped = first - families[0] * self.FAMILY
         return torch.cat(found, 1)[:, skipped : skipped + n]
 
-    def _family(
-        self,
-        draws: Draws,
-        purpose: str,
-        family: int,
-        wanted: int,
-        start: Callable[[Walk], Tensor],
-        advance: Callable[[Tensor, Walk], Tensor],
-        output: Callable[[Tensor, Walk], Tensor],
-    ) -> Iterator[Tensor]:
-        """The family's first samples, a stop of all chains after the other."""
-        steps = self.burn_in + self.gap * -(-self.FAMILY // self.chains) + 1
-        state = start(Walk(draws, purpose, family * steps, self.chains))
-        taken = 0
-        for time in range(1, steps):
-            walk = Walk(draws, purpose, family * steps + time, self.chains)
-            state = advance(state, walk)
-            if time >= self.burn_in and (time - self.burn_in) % self.gap == 0:
-                yield output(state, walk)
-                taken += self.chains
-            if taken >= wanted:
-                return
+    def states(self, draws: Draws, purpose: str, times: Sequence[int], chain: Chain) -> Tensor:
+        """What the first family's chains show after so many steps, from 1 on and rising: (m, chains, times, width)."""
+        return torch.stack(list(self._outputs(draws, purpose, 0, times, chain)), 2)
+
+    def _outputs(self, draws: Draws, purpose: str, family: int, times: Sequence[int], chain: Chain) -> Iterator[Tensor]:
+        """What all chains of a family show after so many steps, one time after the other."""
+        begun = family * (self.burn_in + self.gap * -(-self.FAMILY // self.chains) + 1)
+        state = chain.start(Walk(draws, purpose, begun, self.chains))
+        for time in range(1, times[-1] + 1):
+            state = chain.advance(state, Walk(draws, purpose, begun + time, self.chains))
+            if time in times:
+                yield chain.output(state)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from baselines.baseline import Baseline, Chains, Task, Walk, check_phases, phase
+from baselines.baseline import Chain, Chains, OfWalks, Task, Walk, check_phases, phase
 from baselines.rbm import Rbm, bernoulli, log_partition, log_partition_without_weights
 from harness.experiment import Fraction, Positive, Settings
 from harness.training.feed import Batch
@@ -55,7 +55,7 @@ class DbnSettings(Settings):
         return self
 
 
-class Dbn(Baseline):
+class Dbn(OfWalks):
     """A stack of deep belief networks.
 
     History: the mean squared error of one up-and-down pass of the layer that learns, a unit; and the top RBM's log
@@ -122,11 +122,10 @@ class Dbn(Baseline):
         error = self.batch_mean((rbm.visible(h) - v).square().mean(-1))
         return torch.stack([error, state["estimates"]["log_partition"]])
 
-    @torch.no_grad()
-    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
-        """Means of the images, given the means of the hidden units under the top RBM's draws.
+    def chain(self, state: State) -> Chain:
+        """Gibbs steps in the top RBM, from even noise in its hidden units.
 
-        Chains start from even noise in the top RBM's hidden units.
+        Shown are means of the images, given the means of the hidden units under the top RBM's draws.
         """
         top = len(self.settings.hidden) - 1
         rbm = self._rbm(state, top)
@@ -139,13 +138,12 @@ class Dbn(Baseline):
             v = bernoulli(rbm.visible(h), walk.uniform("visible", self.widths[-2]))
             return bernoulli(rbm.hidden(v), walk.uniform("hidden", self.widths[-1]))
 
-        def down(h: Tensor, walk: Walk) -> Tensor:
+        def down(h: Tensor) -> Tensor:
             for layer in reversed(range(top + 1)):
                 h = self._rbm(state, layer).visible(h)
             return h
 
-        found = self.chains.samples(self.draws.whole(), purpose, first, n, start=start, advance=advance, output=down)
-        return self.images(found)
+        return Chain(start, advance, down)
 
     def _rbm(self, state: State, layer: int) -> Rbm:
         return Rbm(*(state["model"][f"rbm{layer}.{name}"] for name in _NAMES))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -22,9 +23,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.baseline import Baseline, Chains, Descent, Task, Walk
+from baselines.baseline import Chain, Chains, Descent, OfWalks, Task, Walk
 from baselines.rbm import bernoulli
-from harness.errors import InputError
 from harness.experiment import OptimizerSettings, Positive, Settings
 from harness.training.feed import Batch
 from harness.training.loop import State
@@ -50,7 +50,7 @@ class DeepGsnSettings(Settings):
     gap: Count = 10
 
 
-class DeepGsn(Baseline):
+class DeepGsn(OfWalks):
     """A stack of deep generative stochastic networks.
 
     History: the loss, an image, summed over steps and pixels; and the mean squared error, a unit, of p(x | h1) after
@@ -102,27 +102,15 @@ class DeepGsn(Baseline):
         error = (means[0] - x).square().mean(-1)
         return torch.stack([self.batch_mean(loss), self.batch_mean(error)])
 
-    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
-        """The means p(x | h1) where chains stop. Chains start from binary draws of the mean training image."""
-        return self.images(self._walked(state, self.chains, n, purpose, first)[0])
-
-    def drawn(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
-        """The binary x that the chains draw from those means, and walk on from: (m, n, c, h, w)."""
-        return self.images(self._walked(state, self.chains, n, purpose, first)[1])
-
-    def chain(self, state: State, steps: int, *, purpose: str = "chain") -> Tensor:
-        """The means of one chain's consecutive steps, from the end of its burn-in on: (m, steps, c, h, w).
-
-        Errors: InputError where there are more steps than a chain has.
-        """
-        if steps > Chains.FAMILY:
-            raise InputError(f"{steps} steps of one chain: it has {Chains.FAMILY}; ask for no more.")
-        one = Chains(1, self.settings.burn_in, 1)
-        return self.images(self._walked(state, one, steps, purpose, 0)[0])
-
     @torch.no_grad()
-    def _walked(self, state: State, chains: Chains, n: int, purpose: str, first: int) -> tuple[Tensor, Tensor]:
-        """Means and binary draws of x at the chains' stops first..first+n-1: (m, n, c h w) each."""
+    def drawn(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
+        """The binary x that the chains draw from the means, and walk on from: (m, n, c, h, w)."""
+        width = self.task.width
+        binary = replace(self.chain(state), output=lambda units: units[..., width : 2 * width])
+        return self.images(self.chains.samples(self.draws.whole(), purpose, first, n, binary))
+
+    def chain(self, state: State) -> Chain:
+        """Steps from binary draws of the mean training image; shown are the means p(x | h1)."""
         model, width = state["model"], self.task.width
 
         def start(walk: Walk) -> Tensor:
@@ -134,11 +122,7 @@ class DeepGsn(Baseline):
             h1, logits = self._down(model, units[..., width : 2 * width], units[..., 2 * width :], walk)
             return torch.cat([logits.sigmoid(), self._visible(logits, walk), self._up(model, h1, walk)], -1)
 
-        def visible(units: Tensor, walk: Walk) -> Tensor:
-            return units[..., : 2 * width]
-
-        found = chains.samples(self.draws.whole(), purpose, first, n, start=start, advance=advance, output=visible)
-        return found[..., :width], found[..., width:]
+        return Chain(start, advance, output=lambda units: units[..., :width])
 
     def _down(self, model: Mapping[str, Tensor], v: Tensor, h2: Tensor, walk: Walk) -> tuple[Tensor, Tensor]:
         """The next h1, and the logits of p(x | h1)."""

@@ -108,6 +108,11 @@ class Energy(Baseline):
             x = (x.detach() + self.settings.step_size * (1 - step / self.settings.steps) * velocity).clamp(0, 1)
         return x.detach()
 
+    @property
+    def round_length(self) -> int:
+        """The iterations from one renewal of the negatives to the next."""
+        return self.settings.round_length
+
     @torch.no_grad()
     def landscape(self, state: State, points: Tensor) -> Tensor:
         """The logits of points (n, c h w) in [0, 1]: (m, n)."""

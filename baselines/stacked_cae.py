@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.baseline import Baseline, Chains, Descent, Task, Walk, check_phases, phase
+from baselines.baseline import Chain, Chains, Descent, OfWalks, Task, Walk, check_phases, phase
 from harness.experiment import OptimizerSettings, Positive, Settings
 from harness.training.feed import Batch
 from harness.training.loop import State
@@ -55,7 +55,7 @@ class StackedCaeSettings(Settings):
         return self
 
 
-class StackedCae(Baseline):
+class StackedCae(OfWalks):
     """A stack of stacked contractive autoencoders.
 
     History, of the layer that learns: its loss, an image; the mean squared error of its reconstruction, a unit; and the
@@ -112,12 +112,8 @@ class StackedCae(Baseline):
         error = (logits.detach().sigmoid() - x).square().mean(-1)
         return torch.stack([self.batch_mean(values) for values in (loss, error, contraction)])
 
-    @torch.no_grad()
-    def sample(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
-        """Images where the walk stops: reconstructions, which are means.
-
-        Chains start from even noise in every pixel.
-        """
+    def chain(self, state: State) -> Chain:
+        """Steps along the data, from even noise in every pixel; shown are reconstructions, which are means."""
 
         def start(walk: Walk) -> Tensor:
             return walk.uniform("start", self.task.width)
@@ -127,11 +123,7 @@ class StackedCae(Baseline):
             noise = self.settings.noise * walk.normal("noise", self.widths[-1])
             return self.decode(state, codes[-1] + self.along(state, codes, noise))
 
-        def images(x: Tensor, walk: Walk) -> Tensor:
-            return x
-
-        found = self.chains.samples(self.draws.whole(), purpose, first, n, start=start, advance=advance, output=images)
-        return self.images(found)
+        return Chain(start, advance, output=lambda x: x)
 
     def encode(self, state: State, x: Tensor, *, layers: int | None = None) -> list[Tensor]:
         """Images (m, n, c h w) and their codes in the lowest layers, or in all: (m, n, hidden) each."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from harness.analysis import kinds
 from harness.errors import HarnessError, Preempted, Stranded, storage_error
 
 DEFAULT_OUT = Path("results/runs")
@@ -44,7 +45,7 @@ def format_option(command: Command) -> Command:
 
 
 def layout_options(command: Command) -> Command:
-    """--rows, --columns, --components, --way: of images that models are asked for."""
+    """--rows, --columns and those of single kinds: of images that models are asked for."""
     options = (
         click.option("--rows", type=click.IntRange(min=1), help="Rows of images [default: 8; conditions: all]."),
         click.option("--columns", type=click.IntRange(min=2), help="Images in a row [default: 9]."),
@@ -57,6 +58,12 @@ def layout_options(command: Command) -> Command:
             help="interpolation: along a line, as in the 2014 paper, or (normal priors) a great circle "
             "[default: linear].",
         ),
+        click.option(
+            "--after",
+            type=click.IntRange(min=1),
+            help="chains: steps walked at the first column [default: as at a chain's first sample].",
+        ),
+        click.option("--every", type=click.IntRange(min=1), help="chains: steps from column to column [default: 1]."),
     )
     for option in reversed(options):
         command = option(command)
@@ -290,17 +297,17 @@ Examples:
   harness sample results/runs/demo/runs/0123456789abcdef --n 64 -o samples.npz
   harness sample results/runs/demo/runs/0123456789abcdef --kind sweep --components 0,3,7 --columns 11
   harness sample results/runs/demo/runs/0123456789abcdef --kind interpolation --rows 5 --way spherical
+  harness sample results/runs/table1-mnist/runs/0123456789abcdef --kind chains --after 1 --every 20
 
 \b
 The kind conditions has a row for each class that a conditional model knows, and a column for each latent. A sweep's row
 moves one component of the first sample's latent through the prior, from its 2 % to its 98 % quantile, the others fixed.
-An interpolation's row goes from one sample of the run's list to the next.
+An interpolation's row goes from one sample of the run's list to the next. Chains are those of dbn, stacked-cae and
+deep-gsn: a row walks on from one of the run's first samples, or, with --after, begins elsewhere on its way.
 """
 )
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
-@click.option(
-    "--kind", type=click.Choice(["random", "conditions", "sweep", "interpolation"]), default="random", show_default=True
-)
+@click.option("--kind", type=click.Choice(["random", *kinds.SHEETS]), default="random", show_default=True)
 @click.option("--n", type=click.IntRange(min=1), help="random: how many samples [default: 100].")
 @layout_options
 @click.option("--iteration", type=click.IntRange(min=1), help="A snapshot's iteration [default: the last].")
@@ -308,7 +315,7 @@ An interpolation's row goes from one sample of the run's list to the next.
 def sample(run_path: Path, **options: Any) -> None:
     """Draw samples from the finished run at RUN into an .npz file (`images`, float32 (n, c, h, w) in [0, 1]).
 
-    The other kinds give rows of columns, whose `layout`, `latents` and values are in the file too.
+    The other kinds give rows of columns, whose `layout` is in the file too, with the `latents` or `times` behind them.
     """
     from harness.commands.sample import sample as command
 
@@ -351,29 +358,30 @@ def table(path: Path, form: str, **options: Any) -> None:
 
 
 @main.command(
-    epilog="""\b
+    epilog=f"""\b
 Examples:
   harness plot results/runs/demo
   harness plot results/runs/demo/runs/0123456789abcdef -o figures
   harness plot results/runs/demo --kind sweep --kind neighbours
   harness plot results/runs/demo/runs/0123456789abcdef --kind interpolation --rows 5 --columns 11
+  harness plot results/runs/energy-toys --kind landscape
 
 \b
-From the runs' files: curves, samples (of fixed noise), metric (over the axes; of grids alone). From the trained models,
-a file a run under GRID/plots/KIND, or RUN/plots/KIND.png:
-  conditions     samples of one class, a row each
-  sweep          what one component of the latent changes, a row each
-  interpolation  the way from one latent to another, a row each
-  neighbours     samples, and the training image nearest to the last of each row
+Kinds that are drawn from the runs' files:
+{kinds.described(kinds.OF_FILES)}
+
+\b
+Kinds that trained models are asked for, a file a run under GRID/plots/KIND, or RUN/plots/KIND.png:
+{kinds.described(kinds.OF_MODELS)}
 """
 )
 @grid_path
 @click.option(
     "--kind",
     "kinds",
-    type=click.Choice(["curves", "samples", "metric", "conditions", "sweep", "interpolation", "neighbours"]),
+    type=click.Choice([*kinds.ALL]),
     multiple=True,
-    help="What to draw; may be repeated [default: curves, samples, metric].",
+    help=f"What to draw; may be repeated [default: {', '.join(kinds.OF_FILES)}].",
 )
 @click.option("--metric", help="The metric of the metric plot [default: the first].")
 @layout_options

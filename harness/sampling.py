@@ -25,7 +25,7 @@ from harness.plan import PlannedRun, stacks
 from harness.runs import RunFolder, read_bytes
 from harness.singly import map_singly, one_thread
 from harness.training import checkpoint
-from harness.training.loop import Method, OfBound, OfLatents, State
+from harness.training.loop import Method, OfBound, OfChains, OfLandscape, OfLatents, State
 from harness.training.processes import Processes
 
 _RUN_ID = re.compile("[0-9a-f]{16}")
@@ -172,6 +172,45 @@ class Sampler:
 
         return self._in_blocks(z.shape[1], block)
 
+    @property
+    def burn_in(self) -> int:
+        """The steps before a chain's first sample.
+
+        Errors: InputError where the method has no chains.
+        """
+        return self._of_chains().burn_in
+
+    def chain_states(self, n: int, times: Sequence[int]) -> np.ndarray:
+        """The images of each run's first n chains after so many steps: float32 (m, n, times, c, h, w) in [0, 1].
+
+        After `burn_in` steps chain i shows `sample`'s image i. Times count from 1 and rise.
+        Errors: InputError where the method has no chains, or fewer.
+        """
+        method = self._of_chains()
+        try:
+            with one_thread():  # as samples
+                states = method.chain_states(self.state, n, times)
+        except InputError as error:
+            raise InputError(f"{self.members[0].folder.path}: {error}") from None
+        images: np.ndarray = states.float().cpu().numpy()
+        return images
+
+    @property
+    def round_length(self) -> int:
+        """The iterations from one renewal of the negatives to the next.
+
+        Errors: InputError where the method has no landscape.
+        """
+        return self._of_landscape().round_length
+
+    def landscape(self, points: np.ndarray) -> np.ndarray:
+        """The scores, as logits, of points (n, c h w) in [0, 1]: float32 (m, n).
+
+        Errors: InputError where the method has no landscape.
+        """
+        scores: np.ndarray = self._of_landscape().landscape(self.state, torch.from_numpy(points)).float().cpu().numpy()
+        return scores
+
     def _in_blocks(
         self, n: int, block: Callable[[int], Tensor], report: Callable[[int], object] = lambda done: None
     ) -> np.ndarray:
@@ -190,12 +229,24 @@ class Sampler:
 
     def _of_latents(self) -> OfLatents:
         if not isinstance(self.method, OfLatents):
-            experiment = self.members[0].experiment
+            raise InputError(f"{self._named()} has no latents to choose; draw random samples instead.")
+        return self.method
+
+    def _of_chains(self) -> OfChains:
+        if not isinstance(self.method, OfChains):
+            raise InputError(f"{self._named()} has no Markov chains to show; draw another kind.")
+        return self.method
+
+    def _of_landscape(self) -> OfLandscape:
+        if not isinstance(self.method, OfLandscape):
             raise InputError(
-                f"{self.members[0].folder.path}: the method {experiment.method!r} has no latents to choose; "
-                "draw random samples instead."
+                f"{self._named()} keeps nothing in its snapshots that scores points, so it has no landscape; draw "
+                "another kind."
             )
         return self.method
+
+    def _named(self) -> str:
+        return f"{self.members[0].folder.path}: the method {self.members[0].experiment.method!r}"
 
 
 def load(run: RunFolder, *, iteration: int | None = None) -> Sampler:

@@ -1,4 +1,4 @@
-"""A trained model's images in rows and columns: what a class, a component of a latent, or a way between two shows."""
+"""A trained model's images in rows and columns: what a class, a component of a latent, a way or a chain shows."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ class Layout:
     """Which components of the latents to sweep, a row each; none: the first."""
     way: Way = "linear"
     """Between two latents."""
+    after: int | None = None
+    """How many steps of a chain lie before the first column; None: as many as before its first sample."""
+    every: int = 1
+    """How many steps of a chain lie between columns."""
 
 
 @dataclass(frozen=True)
@@ -168,16 +172,30 @@ def conditions(sampler: Sampler, layout: Layout) -> Sheet:
     )
 
 
-@dataclass(frozen=True)
-class Kind:
-    """How a kind of sheet is made, and which fields of a layout it heeds."""
+def chains(sampler: Sampler, layout: Layout) -> Sheet:
+    """A row for each of the run's first Markov chains, a column for each of some successive states.
 
-    make: Callable[[Sampler, Layout], Sheet]
-    heeds: frozenset[str]
+    Without `after`, the first column holds the run's first samples. Facts: kind, method, times (columns,), the steps
+    that a chain has walked, and burn_in, those before its first sample.
+    Errors: as `Sampler.chain_states`.
+    """
+    first = sampler.burn_in if layout.after is None else layout.after
+    times = range(first, first + layout.every * layout.columns, layout.every)
+    images = sampler.chain_states(layout.rows or ROWS, times)[0]
+    return Sheet(
+        images,
+        {
+            "kind": np.array("chains"),
+            "method": np.array(sampler.members[0].experiment.method),
+            "times": np.array(times),
+            "burn_in": np.array(sampler.burn_in),
+        },
+    )
 
 
-KINDS = {
-    "conditions": Kind(conditions, frozenset({"rows", "columns"})),
-    "sweep": Kind(sweep, frozenset({"rows", "columns", "components"})),
-    "interpolation": Kind(interpolation, frozenset({"rows", "columns", "way"})),
+KINDS: dict[str, Callable[[Sampler, Layout], Sheet]] = {
+    "conditions": conditions,
+    "sweep": sweep,
+    "interpolation": interpolation,
+    "chains": chains,
 }

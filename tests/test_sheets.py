@@ -1,8 +1,9 @@
-"""Sweeps and interpolations: which latents they take, and that their images are those of these latents."""
+"""Sheets: which latents they take, and that their images are those of these latents; which states of chains."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 from harness import sampling, sheets
 from harness.errors import InputError
 from harness.runs import RunFolder
-from harness.sheets import KINDS, WAYS, Layout, Way, interpolation, linear, spherical, sweep
+from harness.sampling import Sampler
+from harness.sheets import KINDS, WAYS, Layout, Way, chains, interpolation, linear, spherical, sweep
 
 Run = Callable[..., RunFolder]
 DCGAN = {
@@ -20,6 +22,8 @@ DCGAN = {
     "discriminator": {"channels": 4},
 }
 UNIFORM = {"latent": {"size": 5, "distribution": "uniform"}}
+OF_LATENTS = sorted({*KINDS} - {"chains"})
+OF_CHAINS = ("dbn", "deep-gsn", "stacked-cae")
 
 
 OF_CLASS = {  # of the rows of sheets of a conditional model, by the classes of its first samples
@@ -29,12 +33,12 @@ OF_CLASS = {  # of the rows of sheets of a conditional model, by the classes of 
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OF_LATENTS)
 def test_a_sheet_of_a_conditional_model_has_a_class_a_row(kind: str, untrained_run: Run) -> None:
     sampler = sampling.load(untrained_run(conditional=True))
     labels = sampler.labels(6)
     assert labels is not None and len(np.unique(labels[0, [0, 2, 4]])) > 1
-    arrays = KINDS[kind].make(sampler, Layout(rows=3, columns=4)).arrays()
+    arrays = KINDS[kind](sampler, Layout(rows=3, columns=4)).arrays()
     z, classes = torch.from_numpy(arrays["latents"])[None], OF_CLASS[kind](labels[0]).repeat(4)
     np.testing.assert_allclose(arrays["images"], sampler.images_at(z, classes[None])[0], rtol=0, atol=1e-6)
     others = sampler.images_at(z, (classes[None] + 1) % 10)[0]
@@ -53,10 +57,10 @@ def test_conditions_need_a_conditional_model(untrained_run: Run) -> None:
         sheets.conditions(sampling.load(untrained_run()), Layout())
 
 
-@pytest.mark.parametrize("kind", sorted({*KINDS} - {"conditions"}))
+@pytest.mark.parametrize("kind", sorted({*OF_LATENTS} - {"conditions"}))
 def test_a_sheet_holds_the_images_of_its_latents(kind: str, untrained_run: Run) -> None:
     sampler = sampling.load(untrained_run())
-    sheet = KINDS[kind].make(sampler, Layout(rows=3, columns=4))
+    sheet = KINDS[kind](sampler, Layout(rows=3, columns=4))
     arrays = sheet.arrays()
     assert sheet.images.shape == (3, 4, 1, 8, 8) and arrays["images"].shape == (12, 1, 8, 8)
     assert arrays["layout"].tolist() == [3, 4] and str(arrays["kind"]) == kind
@@ -140,3 +144,38 @@ def test_a_component_that_is_not_there_is_refused(layout: Layout, untrained_run:
 def test_a_spherical_way_through_a_uniform_prior_is_refused(untrained_run: Run) -> None:
     with pytest.raises(InputError, match="this run's is uniform: take the linear one"):
         interpolation(sampling.load(untrained_run(**UNIFORM)), Layout(way="spherical"))
+
+
+@pytest.fixture(params=OF_CHAINS)
+def walkers(request: pytest.FixtureRequest, untrained_baseline: Run, tiny_baselines: Mapping[str, Any]) -> Sampler:
+    """A sampler whose samples are stops of six chains, from the fifth step on and at every second."""
+    settings = tiny_baselines[request.param] | {"chains": 6, "burn_in": 5, "gap": 2}
+    return sampling.load(untrained_baseline(request.param, baseline=settings))
+
+
+def test_chains_pass_through_the_runs_samples_bit_for_bit(walkers: Sampler) -> None:
+    sheet = chains(walkers, Layout(rows=4, columns=3, every=2))
+    stops = walkers.sample(18)[0].reshape(3, 6, 1, 8, 8)
+    assert np.array_equal(sheet.images, stops[:, :4].swapaxes(0, 1))
+    assert len(np.unique(sheet.images.reshape(12, -1), axis=0)) == 12
+    assert sheet.facts["times"].tolist() == [5, 7, 9]
+    assert (str(sheet.facts["method"]), int(sheet.facts["burn_in"])) == (walkers.members[0].experiment.method, 5)
+
+
+def test_columns_are_consecutive_steps_from_anywhere_on_the_way(walkers: Sampler) -> None:
+    every_second = chains(walkers, Layout(rows=2, columns=3, every=2)).images
+    assert np.array_equal(chains(walkers, Layout(rows=2, columns=5)).images[:, ::2], every_second)
+    from_the_start = chains(walkers, Layout(rows=2, columns=9, after=1))
+    assert from_the_start.facts["times"].tolist() == [*range(1, 10)]
+    assert np.array_equal(from_the_start.images[:, 4::2], every_second)
+
+
+def test_there_are_no_more_rows_than_chains(walkers: Sampler) -> None:
+    with pytest.raises(InputError, match=r"runs/.*: 7 chains: there are 6 \(`chains` in its settings\)"):
+        chains(walkers, Layout(rows=7))
+
+
+def test_chains_need_a_method_that_has_them(untrained_run: Run, untrained_baseline: Run) -> None:
+    for run in (untrained_run(), untrained_baseline("vae"), untrained_baseline("energy")):
+        with pytest.raises(InputError, match=r"the method '.*' has no Markov chains to show"):
+            chains(sampling.load(run), Layout())

@@ -154,6 +154,7 @@ def _panels(
         wspace=0.2,
         hspace=0.28,
     )
+    drawn: dict[int, Axes] = {}
     for number, (name, run) in enumerate(runs.items()):
         axes = figure.add_subplot(grid[divmod(number, columns)])
         axes.set_title(name, size=NORMAL, color=INK, loc="left", pad=4)
@@ -162,7 +163,12 @@ def _panels(
             axes.set_axis_off()
             continue
         show_points(axes, run, array)
+        drawn[number] = axes
+    one_width = len({axes.get_xlim() for axes in drawn.values()}) == 1
+    one_height = len({axes.get_ylim() for axes in drawn.values()}) == 1
+    for number, axes in drawn.items():
         axes.tick_params(
-            labelleft=number % columns == 0 or array.shape[1] == 1, labelbottom=number + columns >= len(images)
+            labelleft=number % columns == 0 or not one_height,
+            labelbottom=number + columns >= len(images) or not one_width,
         )
     return figure

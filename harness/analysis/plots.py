@@ -5,7 +5,7 @@ Drawn through matplotlib's objects (Figure, FigureCanvasAgg): no pyplot, no disp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +15,7 @@ from harness.analysis.curves import curves
 from harness.analysis.figures import columns_for, to_png
 from harness.analysis.frame import combinations, describe, draws_together, frame, varying_axes
 from harness.analysis.intervals import metric_by_axis
+from harness.analysis.kinds import OF_FILES
 from harness.analysis.pictures import grid_samples, samples
 from harness.analysis.tables import choose_keys
 from harness.runs import GridFolder, RunFolder
@@ -22,11 +23,8 @@ from harness.runs import GridFolder, RunFolder
 __all__ = ["curves", "grid_samples", "metric_by_axis", "samples", "write_plots", "write_run_plots"]
 
 
-KINDS = ("curves", "samples", "metric")
-
-
 def write_plots(
-    grid: GridFolder, out: Path | None = None, *, metric: str | None = None, kinds: Sequence[str] = KINDS
+    grid: GridFolder, out: Path | None = None, *, metric: str | None = None, kinds: Collection[str] = OF_FILES
 ) -> list[Path]:
     """Write a grid's curves.png, samples.png and metric.png into `out` (<grid>/plots) and give their paths.
 
@@ -54,10 +52,10 @@ def write_plots(
         ),
         "metric": lambda: metric_by_axis(runs, keys[0], title=f"{name}: {keys[0].partition('[')[0]}") if keys else None,
     }
-    return _written({kind: figures[kind] for kind in KINDS if kind in kinds}, out)
+    return _written({kind: figures[kind] for kind in OF_FILES if kind in kinds}, out)
 
 
-def write_run_plots(run: RunFolder, out: Path | None = None, *, kinds: Sequence[str] = KINDS) -> list[Path]:
+def write_run_plots(run: RunFolder, out: Path | None = None, *, kinds: Collection[str] = OF_FILES) -> list[Path]:
     """Write a run's curves.png and samples.png, as far as among `kinds`, into `out` (<run>/plots); give their paths."""
     figures = {
         "curves": lambda: curves({run.status(): [run]}, title=f"{run.id}: training"),

@@ -1,4 +1,4 @@
-"""Images in rows and columns, with what stands behind each: classes, sweeps, interpolations, neighbours."""
+"""Images in rows and columns, with what stands behind each: classes, sweeps, ways, chains, neighbours."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from harness.analysis.figures import GREY, HEADER, INK, SMALL, VERMILION, caption_height, new_figure
+from harness.analysis.paper import methods
 from harness.analysis.pictures import gap_of, show_mosaic
 
 IMAGE = 0.55  # inches from an image to the one beside it
@@ -56,7 +57,31 @@ def conditions(images: Images, facts: Facts, *, title: str, about: str = "") -> 
     return _sheet(images, left=[f"class {number}" for number in facts["classes"]], title=title, caption=caption)
 
 
-FIGURES: dict[str, Callable[..., Figure]] = {"conditions": conditions, "sweep": sweep, "interpolation": interpolation}
+def chains(images: Images, facts: Facts, *, title: str, about: str = "") -> Figure:
+    """Images (rows, columns, c, h, w): states of a `method`'s chains after `times` (columns,), one of them each row."""
+    times, burn_in = facts["times"], int(facts["burn_in"])
+    described = methods()[str(facts["method"])]
+    step = int(times[1] - times[0])
+    between = "Each column is the next step" if step == 1 else f"From column to column: {step} steps"
+    sampled = (
+        "The first column is the run's first samples, none selected."
+        if times[0] == burn_in
+        else f"The run's samples are taken from {burn_in} steps on."
+    )
+    caption = (
+        f"{about}Each row: one Markov chain of the {described['name']}; above, the steps that it has walked. "
+        f"{between}. {sampled} {described['shows']}"
+    )
+    left = [f"chain {number}" for number in range(len(images))]
+    return _sheet(images, left=left, above=[f"{time}" for time in times], title=title, caption=caption)
+
+
+FIGURES: dict[str, Callable[..., Figure]] = {
+    "conditions": conditions,
+    "sweep": sweep,
+    "interpolation": interpolation,
+    "chains": chains,
+}
 """By kind of sheet: what draws its images and facts."""
 
 

@@ -1,10 +1,10 @@
-"""`harness plot --kind conditions|sweep|interpolation|neighbours`: pictures whose images trained models make."""
+"""`harness plot --kind KIND`, of kinds that trained models are asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,30 @@ from harness import runs, sampling, sheets
 from harness.analysis import sheets as figures
 from harness.analysis.figures import to_png
 from harness.analysis.frame import combinations, describe, frame, varying_axes
+from harness.analysis.kinds import BESIDE_DATA, OF_MODELS
+from harness.commands.landscape import landscape
 from harness.commands.sample import layout as layout_of
 from harness.errors import InputError, RunFailed
 from harness.evaluation import grid_data, training_pixels
-from harness.images import unit
+from harness.images import ImageSet, unit
 from harness.metrics.features import quantised
 from harness.metrics.memorisation import nearest_with_places
 from harness.plan import data_folders
 from harness.runs import GridFolder, RunFolder
-from harness.sampling import Sampler
 from harness.sheets import KINDS, Layout
 from harness.watching import progress_bar
 
-NEIGHBOURS = "neighbours"
-HEEDS = {**{name: kind.heeds for name, kind in KINDS.items()}, NEIGHBOURS: frozenset({"rows", "columns"})}
 
+@dataclass(frozen=True)
+class Training:
+    """A data set whose training images a picture shows."""
 
-Training = Mapping[str, NDArray[np.uint8]]
-"""The training images of a grid's data sets, in grey levels, by content hash."""
+    data: ImageSet
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """All of them, in grey levels: (t, c, h, w)."""
+        return training_pixels(self.data)
 
 
 @dataclass(frozen=True)
@@ -56,22 +62,22 @@ def write_pictures(
     Errors: InputError for bad options, and where no run can be drawn; RunFailed, after the others are drawn, where
     some cannot.
     """
-    laid_out = layout_of(layout, {kind: HEEDS[kind] for kind in kinds})
+    laid_out = layout_of(layout, {kind: OF_MODELS[kind].options for kind in kinds})
     subjects = _subjects(path, output)
 
     @lru_cache(maxsize=1)  # subjects of a grid follow each other
-    def training_of(grid: Path) -> Training:
+    def training_of(grid: Path) -> Mapping[str, Training]:
         loaded = grid_data(GridFolder(grid), data_folders(data))
-        return {content: training_pixels(one) for content, one in loaded.items()}
+        return {content: Training(one) for content, one in loaded.items()}
 
     written: list[Path] = []
     problems: list[str] = []
     with progress_bar() as progress:
         for subject in progress.track(subjects, description=f"drawing {', '.join(kinds)}"):
-            training = training_of(subject.grid.path) if NEIGHBOURS in kinds else {}
+            training = training_of(subject.grid.path) if BESIDE_DATA.keys() & set(kinds) else {}
             for kind in kinds:
                 try:
-                    figure = _figure(kind, sampling.load(subject.run), laid_out, subject, training)
+                    figure = _figure(kind, subject, laid_out, training)
                 except InputError as error:
                     if len(subjects) * len(kinds) == 1:
                         raise
@@ -110,22 +116,26 @@ def _file(folder: Path, run_id: str, kind: str) -> Path:
     return folder / kind / f"{run_id}.png"
 
 
-def _figure(kind: str, sampler: Sampler, layout: Layout, subject: Subject, training: Training) -> Figure:
-    finished = sampler.members[0]
-    if finished.planned.image_shape[1:] == (1, 1):
-        raise InputError(f"{finished.folder.path}: {finished.experiment.dataset} holds points, not images to draw.")
+def _figure(kind: str, subject: Subject, layout: Layout, training: Mapping[str, Training]) -> Figure:
+    finished = sampling.find(subject.run)
+    is_of_points = finished.planned.image_shape[1:] == (1, 1)
+    if is_of_points and kind != "landscape":
+        raise InputError(f"{subject.run.path}: {finished.experiment.dataset} holds points, not images to draw.")
     title = f"{subject.name}: {kind}"
-    if kind == NEIGHBOURS:
-        images = training[str(finished.experiment.data_hash)]
-        return _neighbours(sampler, layout, images, title=title, about=subject.about)
-    sheet = KINDS[kind].make(sampler, layout)
+    if kind in BESIDE_DATA:
+        beside = training[str(finished.experiment.data_hash)]
+        if kind == "landscape":
+            return landscape(subject.run, beside.data, title=title, about=subject.about)
+        return _neighbours(subject, layout, beside, title)
+    sheet = KINDS[kind](sampling.load(subject.run), layout)
     return figures.FIGURES[kind](sheet.images, sheet.facts, title=title, about=subject.about)
 
 
-def _neighbours(sampler: Sampler, layout: Layout, training: NDArray[np.uint8], *, title: str, about: str) -> Figure:
+def _neighbours(subject: Subject, layout: Layout, training: Training, title: str) -> Figure:
     rows = layout.rows or sheets.ROWS
-    samples = sampler.sample(rows * layout.columns)[0]
+    samples = sampling.load(subject.run).sample(rows * layout.columns)[0]
     samples = samples.reshape(rows, layout.columns, *samples.shape[1:])
-    points, targets = quantised(samples[:, -1]).reshape(rows, -1), training.reshape(len(training), -1)
+    points, targets = quantised(samples[:, -1]).reshape(rows, -1), training.pixels.reshape(len(training.pixels), -1)
     places, distances = nearest_with_places(points, targets)
-    return figures.neighbours(samples, unit(training[places.numpy()]), distances.numpy(), title=title, about=about)
+    nearest = unit(training.pixels[places.numpy()])
+    return figures.neighbours(samples, nearest, distances.numpy(), title=title, about=subject.about)

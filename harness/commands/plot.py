@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.analysis.plots import KINDS as OF_FILES
+from harness.analysis.kinds import BESIDE_DATA, OF_FILES, OF_MODELS
 from harness.analysis.plots import write_plots, write_run_plots
 from harness.errors import InputError
 from harness.runs import find_grids, find_run
@@ -17,16 +17,18 @@ def plot(
 ) -> list[Path]:
     """Write the figures of some kinds (none named: those of OF_FILES) of the grids or the run at a path."""
     of_files = [kind for kind in kinds or OF_FILES if kind in OF_FILES]
-    of_models = [kind for kind in dict.fromkeys(kinds) if kind not in OF_FILES]
+    of_models = [kind for kind in dict.fromkeys(kinds) if kind in OF_MODELS]
     is_run = (path / "experiment.json").exists()
     if is_run and "metric" in kinds:
         raise InputError(f"{path} is one run; a metric is drawn over the runs of a grid: give the grid's folder.")
     if metric is not None and kinds and "metric" not in kinds:
         raise InputError(f"--metric: for the kind metric alone, not for {', '.join(kinds)}.")
-    if data is not None and "neighbours" not in kinds:
-        raise InputError("--data: for the kind neighbours alone, which looks at the training images.")
+    if data is not None and not BESIDE_DATA.keys() & set(kinds):
+        raise InputError(f"--data: for kinds that look at the training images: {', '.join(BESIDE_DATA)}.")
     if not of_models and (idle := [name for name, value in layout.items() if value is not None]):
-        raise InputError(f"--{', --'.join(idle)}: for the kinds conditions, sweep, interpolation and neighbours alone.")
+        heeding = [name for name, kind in OF_MODELS.items() if kind.options & set(idle)]
+        kinds_heeding = f"kind{'s' if len(heeding) > 1 else ''} {', '.join(heeding)}"
+        raise InputError(f"--{', --'.join(idle)}: for the {kinds_heeding} alone.")
     written = []
     if of_files and is_run:
         written += write_run_plots(find_run(path), output, kinds=of_files)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import runs, sampling
+from harness.analysis.kinds import SHEETS
 from harness.errors import InputError, storage_error
 from harness.sheets import KINDS, Layout
 from harness.watching import progress_bar
@@ -16,7 +17,7 @@ RANDOM_SAMPLES = 100
 
 def sample(path: Path, *, kind: str, n: int | None, iteration: int | None, output: Path, **given: Any) -> Path:
     """Write samples of a finished run to an .npz file: random ones, or a sheet of another kind. `given`: its layout."""
-    heeds = {"random": frozenset({"n"})} if kind == "random" else {kind: KINDS[kind].heeds}
+    heeds = {"random": frozenset({"n"})} if kind == "random" else {kind: SHEETS[kind].options}
     laid_out = layout({"n": n, **given}, heeds)
     sampler = sampling.load(runs.find_run(path), iteration=iteration)
     if kind == "random":
@@ -26,7 +27,7 @@ def sample(path: Path, *, kind: str, n: int | None, iteration: int | None, outpu
         labels = sampler.labels(n or RANDOM_SAMPLES)
         arrays = {"images": images[0]} | ({} if labels is None else {"labels": labels[0]})
     else:
-        arrays = KINDS[kind].make(sampler, laid_out).arrays()
+        arrays = KINDS[kind](sampler, laid_out).arrays()
     try:
         runs.write_npz(output, **arrays)
     except OSError as error:

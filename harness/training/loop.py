@@ -91,6 +91,33 @@ class OfLatents(Protocol):
 
 
 @runtime_checkable
+class OfChains(Protocol):
+    """A method whose samples are stops of Markov chains: the first of them, one a chain, after a burn-in."""
+
+    @property
+    def burn_in(self) -> int:
+        """The steps before a chain's first sample."""
+
+    def chain_states(self, state: State, n: int, times: Sequence[int], *, purpose: str = "sample") -> Tensor:
+        """The images of the first n chains after so many steps each, from 1 on and rising: (m, n, times, c, h, w).
+
+        Errors: InputError where there are fewer chains.
+        """
+
+
+@runtime_checkable
+class OfLandscape(Protocol):
+    """A method that scores points, finds its negatives where scores are high, in rounds, and its samples likewise."""
+
+    @property
+    def round_length(self) -> int:
+        """The iterations from one renewal of the negatives to the next."""
+
+    def landscape(self, state: State, points: Tensor) -> Tensor:
+        """The scores, as logits, of points (n, c h w) in [0, 1]: (m, n)."""
+
+
+@runtime_checkable
 class OfBound(Protocol):
     """A method that bounds the likelihood of images from below."""
 

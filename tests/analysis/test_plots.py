@@ -143,6 +143,20 @@ def test_toys_are_drawn_in_original_units(grid: GridFolder, dimensions: int) -> 
         assert figure.axes[0].dataLim.x0 < -2
 
 
+@pytest.mark.parametrize("edges", [(3.0, 3.0), (3.0, 5.0)])
+def test_panels_of_toys_share_their_labels_where_they_share_a_scale(edges: tuple[float, ...], grid: GridFolder) -> None:
+    runs = grid.runs()[:2]
+    for run, edge in zip(runs, edges, strict=True):
+        write_npz(run.path / "samples.npz", images=np.zeros((9, 2, 1, 1), np.float32))
+        affine = {"offset": [-edge] * 2, "scale": [2 * edge] * 2}
+        run.write("provenance.json", {**(run.provenance() or {}), "affine": affine})
+    figure = grid_samples({run.id: run for run in runs}, title="toys")
+    assert figure is not None
+    figure.draw_without_rendering()
+    labelled = [any(tick.label1.get_visible() for tick in axes.yaxis.get_major_ticks()) for axes in figure.axes]
+    assert labelled == [True, len(set(edges)) > 1]
+
+
 def test_the_metric_figure_names_runs_that_do_not_count(grid: GridFolder) -> None:
     shown = texts(metric_by_axis(frame([grid]), GRID_KEY, title="metric"))
     for words in ("1 diverged, 1 failed", "1 pending, 1 running", "2 unevaluated", "training images", GRID_KEY):

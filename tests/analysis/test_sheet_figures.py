@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from harness.analysis.figures import MAX_BYTES, to_png
 from harness.analysis.pictures import mosaic
-from harness.analysis.sheets import FIGURES, conditions, interpolation, neighbours, sweep
+from harness.analysis.sheets import FIGURES, chains, conditions, interpolation, neighbours, sweep
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((3, 5, 1, 8, 8), dtype=np.float32)
@@ -20,6 +20,9 @@ FACTS = {
     "values": np.array([-2.05, -0.3, -1e-17, 0.3, 2.05]),
     "way": np.array("linear"),
     "fractions": np.linspace(0, 1, 5),
+    "method": np.array("deep-gsn"),
+    "times": np.arange(500, 505),
+    "burn_in": np.array(500),
 }
 DISTANCES = np.array([812.3, 0.0, 10_234.6])
 
@@ -57,6 +60,21 @@ def test_an_interpolation_names_its_ends_and_its_way(way: str, line: str) -> Non
     assert any(line in text.get_text().replace("\n", " ") for text in figure.texts)
 
 
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        (range(500, 505), ["Each column is the next step", "The first column is the run's first samples"]),
+        (range(1, 101, 20), ["From column to column: 20 steps", "samples are taken from 500 steps on"]),
+    ],
+)
+def test_chains_say_how_they_start_and_how_many_steps_they_have_walked(times: range, told: list[str]) -> None:
+    figure = chains(IMAGES, {**FACTS, "times": np.array(times)}, title="t")
+    assert words(figure) == ["chain 0", "chain 1", "chain 2", *map(str, times)]
+    caption = figure.texts[1].get_text().replace("\n", " ")
+    for words_told in (*told, "Markov chain of the Deep GSN", "start from binary draws of the mean training image"):
+        assert words_told in caption
+
+
 def test_neighbours_stand_framed_on_the_right_with_their_distances() -> None:
     nearest = RNG.random((3, 1, 8, 8), dtype=np.float32)
     figure = neighbours(IMAGES, nearest, DISTANCES, title="t")
@@ -78,6 +96,9 @@ def test_no_word_leaves_the_figure_or_covers_another(shape: tuple[int, ...], tmp
         "values": np.linspace(-1.7, 1.7, columns),
         "way": np.array("linear"),
         "fractions": np.linspace(0, 1, columns),
+        "method": np.array("deep-gsn"),
+        "times": np.arange(99_000, 99_000 + 50 * columns, 50),
+        "burn_in": np.array(500),
     }
     figures = [
         make(images, facts, title="t", about="minimax · k=5 · maxout-mlp, seed 2, run 0123456789abcdef. ")

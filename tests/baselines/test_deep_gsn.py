@@ -124,16 +124,6 @@ def test_draws_are_binary_with_the_samples_as_their_means() -> None:
     assert ((drawn - means).mean(1).abs() < 6 * (0.25 / 2000) ** 0.5).all()
 
 
-def test_a_chain_shows_consecutive_states_from_its_burn_in_on() -> None:
-    state = trained(gsn(), gsn().init(), range(12))
-    long = gsn().chain(state, 10)
-    assert long.shape == (2, 10, *SHAPE)
-    assert torch.equal(gsn().chain(state, 4), long[:, :4])
-    assert torch.equal(gsn(burn_in=5).chain(state, 8), gsn().chain(state, 10)[:, 2:])
-    with pytest.raises(InputError, match="it has 1000"):
-        gsn().chain(state, 1001)
-
-
 @pytest.mark.parametrize("settings", [{"walk_back": 1}, {"hidden": [5]}, {"corruption": 1.5}])
 def test_settings_that_cannot_train_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(settings))):

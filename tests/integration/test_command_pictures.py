@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -16,6 +17,16 @@ from harness.images import ImageSet
 from harness.metrics.features import quantised
 
 Harness = Callable[..., CompletedProcess[str]]
+WALKS = """\
+name = "walks"
+seeds = [0]
+[experiment]
+dataset = "digits"
+method = "deep-gsn"
+iterations = 5
+batch_size = 20
+baseline = {hidden = [10, 8], burn_in = 4, gap = 2}
+"""
 OF_MODELS = ("sweep", "interpolation", "neighbours")
 ALL_THREE = [word for kind in OF_MODELS for word in ("--kind", kind)]
 
@@ -111,8 +122,14 @@ REFUSED = {
     "sample {run} --kind sweep --components 8": "components 0 to 7, not 8",
     "plot {grid} --kind sweep --components 8": "4 of 4 pictures could not be drawn",
     "plot {grid} --kind sweep --way spherical": "--way: not for kind sweep",
-    "plot {grid} --rows 3": "--rows: for the kinds conditions, sweep",
-    "plot {grid} --kind sweep --data .": "--data: for the kind neighbours alone",
+    "sample {run} --kind chains": "the method 'gan' has no Markov chains to show",
+    "sample {run} --kind sweep --every 2": "--every: not for kind sweep",
+    "plot {run} --kind chains --way linear": "chains takes --after, --columns, --every, --rows",
+    "plot {run} --kind landscape": "the method 'gan' keeps nothing in its snapshots that scores points",
+    "plot {run} --kind landscape --rows 2": "landscape takes none of them",
+    "plot {grid} --rows 3": "--rows: for the kinds conditions, sweep, interpolation, chains, neighbours alone",
+    "plot {grid} --every 3": "--every: for the kind chains alone",
+    "plot {grid} --kind sweep --data .": "--data: for kinds that look at the training images: neighbours, landscape",
     "plot {grid} --kind sweep --metric parzen": "--metric: for the kind metric alone",
     "plot {run} --kind metric": "give the grid's folder",
     "plot {run} --kind sweep -o {file}": "cannot write",
@@ -161,15 +178,30 @@ def test_a_grid_without_a_complete_run_has_nothing_to_draw(command: Harness, tra
 
 def test_the_command_offers_every_kind_there_is() -> None:
     from harness import cli, sheets
-    from harness.analysis import plots
+    from harness.analysis import kinds
     from harness.analysis.sheets import FIGURES
-    from harness.commands.pictures import HEEDS
 
     def offered(command: click.Command) -> set[str]:
         [kind] = [option for option in command.params if "--kind" in option.opts]
         assert isinstance(kind.type, click.Choice)
         return set(kind.type.choices)
 
-    assert offered(cli.sample) == {"random", *sheets.KINDS}
-    assert offered(cli.plot) == {*plots.KINDS, *HEEDS}
-    assert FIGURES.keys() == sheets.KINDS.keys()
+    assert offered(cli.sample) == {"random", *kinds.SHEETS}
+    assert offered(cli.plot) == {*kinds.OF_FILES, *kinds.OF_MODELS}
+    assert FIGURES.keys() == sheets.KINDS.keys() == kinds.SHEETS.keys()
+    laid_out = frozenset().union(*(kind.options for kind in kinds.OF_MODELS.values()))
+    assert laid_out == {field.name for field in fields(sheets.Layout)}
+
+
+def test_chains_are_drawn_and_written_alike(command: Harness, tmp_path: Path) -> None:
+    (tmp_path / "walks.toml").write_text(WALKS)
+    assert command("run", tmp_path / "walks.toml", "--out", tmp_path).returncode == 0
+    run = next((tmp_path / "walks" / "runs").iterdir())
+    kind = ["--kind", "chains", "--rows", 3, "--columns", 4, "--every", 2]
+    drawn = command("plot", run, *kind)
+    assert (drawn.returncode, drawn.stdout) == (0, f"{run / 'plots' / 'chains.png'}\n"), drawn.stderr
+    assert command("sample", run, *kind, "-o", tmp_path / "chains.npz").returncode == 0
+    assert command("sample", run, "--n", 3, "-o", tmp_path / "random.npz").returncode == 0
+    found = arrays_of(tmp_path / "chains.npz")
+    assert (found["times"].tolist(), found["layout"].tolist()) == ([4, 6, 8, 10], [3, 4])
+    assert np.array_equal(found["images"][::4], arrays_of(tmp_path / "random.npz")["images"])

@@ -12,50 +12,43 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from baselines.baseline import Chain, Chains, OfWalks, Task, Walk, check_phases, phase
+from baselines.baseline import Chain, Task, Walk, check_phases, phase
+from baselines.layered import LayerSettings, OfLayers, WholeNumber
 from baselines.rbm import Rbm, bernoulli, log_partition, log_partition_without_weights
-from harness.experiment import Fraction, Positive, Settings
+from harness.experiment import Fraction, Positive
 from harness.training.feed import Batch
 from harness.training.loop import State
 
-Count = Annotated[int, Field(ge=1)]
 _NAMES = ("weight", "visible_bias", "hidden_bias")
 
 
-class DbnSettings(Settings):
+class DbnSettings(LayerSettings):
     """One value a layer, from the images up, where there are lists; learning rates fall linearly to zero in a phase."""
 
-    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (500, 500)
+    by_layer = ("phases", "lr", "persistent", "momentum")
+
     phases: tuple[Positive, ...] = (3.0, 5.0)
     """Each layer's share of the iterations."""
     lr: tuple[Positive, ...] = (0.1, 0.05)
     persistent: tuple[bool, ...] = (False, True)
     """Whether negative statistics come from particles that walk on from update to update (PCD), or from the data."""
-    particles: Count = 100
-    k: Count = 1
+    particles: WholeNumber = 100
+    k: WholeNumber = 1
     """Gibbs steps an update."""
-    momentum: tuple[Fraction, ...] = (0.9, 0.0)
+    momentum: tuple[Fraction, ...] = (0.5, 0.0)
+    """The part of a step that the next one keeps: rates grow to lr / (1 - momentum), and chosen here are slow ones."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     weight_std: Positive = 0.01
-    chains: Count = 100
-    burn_in: Count = 200
-    gap: Count = 5
-    ais_chains: Count = 100
-    ais_temperatures: Count = 300
+    burn_in: WholeNumber = 200
+    ais_chains: WholeNumber = 100
+    ais_temperatures: WholeNumber = 300
     """Of the top RBM's log partition function, estimated when its training ends."""
 
-    @model_validator(mode="after")
-    def _one_a_layer(self) -> DbnSettings:
-        for name in ("phases", "lr", "persistent", "momentum"):
-            if len(getattr(self, name)) != len(self.hidden):
-                raise ValueError(f"should have one value of `{name}` for each of {len(self.hidden)} hidden layers")
-        return self
 
-
-class Dbn(OfWalks):
+class Dbn(OfLayers):
     """A stack of deep belief networks.
 
     History: the mean squared error of one up-and-down pass of the layer that learns, a unit; and the top RBM's log
@@ -72,19 +65,16 @@ class Dbn(OfWalks):
         super().__init__(settings, task)
         check_phases(settings.phases, task.iterations)
         self.settings = settings
-        self.widths = (task.width, *settings.hidden)
-        self.chains = Chains(settings.chains, settings.burn_in, settings.gap)
 
     def init(self) -> State:
         """Small normal weights; visible biases that give the mean image, or one half above."""
         draws = self.draws.whole()
         model: dict[str, Tensor] = {}
-        for layer, (below, above) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+        for layer, below, above in self.layers():
             noise = draws.normal(f"init/rbm{layer}", 0, below, above)
             model[f"rbm{layer}.weight"] = self.settings.weight_std * noise
-            model[f"rbm{layer}.visible_bias"] = noise.new_zeros(self.members, below)
-            model[f"rbm{layer}.hidden_bias"] = noise.new_zeros(self.members, above)
-        model["rbm0.visible_bias"] = torch.logit(self.mean_vector(), eps=1e-3)
+            model[f"rbm{layer}.visible_bias"] = self.zeros(below) if layer else self.mean_bias()
+            model[f"rbm{layer}.hidden_bias"] = self.zeros(above)
         particles = {
             f"rbm{layer}": bernoulli(
                 torch.full((), 0.5, dtype=self.draws.dtype, device=self.draws.device),

@@ -13,7 +13,6 @@ clip of the gradient, without which training has spikes, are chosen.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
@@ -23,20 +22,20 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.baseline import Chain, Chains, Descent, OfWalks, Task, Walk
+from baselines.baseline import Chain, Descent, Task, Walk
+from baselines.layered import LayerSettings, OfLayers, WholeNumber
 from baselines.rbm import bernoulli
-from harness.experiment import OptimizerSettings, Positive, Settings
+from harness.experiment import OptimizerSettings, Positive
 from harness.training.feed import Batch
 from harness.training.loop import State
 
-Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 
-class DeepGsnSettings(Settings):
+class DeepGsnSettings(LayerSettings):
     """The learning rate falls linearly to zero, unless the optimizer's `lr_zero_at` says when."""
 
-    hidden: tuple[Count, Count] = (500, 500)
+    hidden: tuple[WholeNumber, WholeNumber] = (500, 500)
     walk_back: Annotated[int, Field(ge=2)] = 4
     """Steps of the chain an update; with one alone, h2 would not learn."""
     corruption: Annotated[float, Field(ge=0, le=1)] = 0.4
@@ -45,12 +44,11 @@ class DeepGsnSettings(Settings):
     """Each hidden layer's deviation of the Gaussian noise, added before and after its nonlinearity."""
     clip: Positive = 100.0
     """The largest norm of a gradient."""
-    chains: Count = 100
-    burn_in: Count = 500
-    gap: Count = 10
+    burn_in: WholeNumber = 500
+    gap: WholeNumber = 10
 
 
-class DeepGsn(OfWalks):
+class DeepGsn(OfLayers):
     """A stack of deep generative stochastic networks.
 
     History: the loss, an image, summed over steps and pixels; and the mean squared error, a unit, of p(x | h1) after
@@ -67,19 +65,14 @@ class DeepGsn(OfWalks):
     def __init__(self, settings: DeepGsnSettings, task: Task) -> None:
         super().__init__(settings, task)
         self.settings = settings
-        self.widths = (task.width, *settings.hidden)
         self.descent = Descent(task, clip=settings.clip, updates=task.iterations)
-        self.chains = Chains(settings.chains, settings.burn_in, settings.gap)
 
     def init(self) -> State:
         """Even weights on +-sqrt(6 / (inputs + outputs)); biases of zero, or such that they give the mean image."""
-        draws = self.draws.whole()
-        model = {"visible.bias": torch.logit(self.mean_vector(), eps=1e-3)}
-        for layer, (below, above) in enumerate(zip(self.widths, self.widths[1:], strict=False), start=1):
-            bound = math.sqrt(6 / (below + above))
-            weight = bound * (2 * draws.uniform(f"init/hidden{layer}", 0, below, above) - 1)
-            model[f"hidden{layer}.weight"] = weight
-            model[f"hidden{layer}.bias"] = weight.new_zeros(self.members, above)
+        model = {"visible.bias": self.mean_bias()}
+        for layer, below, above in self.layers():
+            model[f"hidden{layer + 1}.weight"] = self.even_weight(f"init/hidden{layer + 1}", below, above)
+            model[f"hidden{layer + 1}.bias"] = self.zeros(above)
         return {"model": model | {"mean_image": self.mean_vector()}, "optimizer": self.descent.init(model)}
 
     def step(self, state: State, batch: Batch, iteration: int) -> Tensor:
@@ -87,19 +80,19 @@ class DeepGsn(OfWalks):
         x = self.vectors(batch)
         model = {name: tensor.detach().requires_grad_() for name, tensor in state["model"].items()}
         model.pop("mean_image")
-        v, h2 = x, x.new_zeros(*x.shape[:2], self.widths[2])
-        losses, means = [], []
+        v, h2 = x, None
+        found: list[Tensor] = []
         for back in range(self.settings.walk_back):
             walk = Walk(self.draws, f"walk-back{back}", iteration, self.task.batch_size)
             with self.processes.autocast():
                 h1, logits = self._down(model, v, h2, walk)
                 if back + 1 < self.settings.walk_back:
                     v, h2 = self._visible(logits, walk), self._up(model, h1, walk)
-            losses.append(functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1))
-            means.append(logits.detach().sigmoid())
+            found.append(logits)
+        losses = [functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1) for logits in found]
         loss = torch.stack(losses).sum(0)
         self.descent.descend(loss.sum(1) / self.task.batch_size, model, state["optimizer"], iteration)
-        error = (means[0] - x).square().mean(-1)
+        error = (found[0].detach().sigmoid() - x).square().mean(-1)
         return torch.stack([self.batch_mean(loss), self.batch_mean(error)])
 
     @torch.no_grad()
@@ -124,14 +117,16 @@ class DeepGsn(OfWalks):
 
         return Chain(start, advance, output=lambda units: units[..., :width])
 
-    def _down(self, model: Mapping[str, Tensor], v: Tensor, h2: Tensor, walk: Walk) -> tuple[Tensor, Tensor]:
-        """The next h1, and the logits of p(x | h1)."""
+    def _down(self, model: Mapping[str, Tensor], v: Tensor, h2: Tensor | None, walk: Walk) -> tuple[Tensor, Tensor]:
+        """The next h1, and the logits of p(x | h1); without h2 as with zeros, and without their products."""
         share = self.settings.corruption
         uniform = walk.uniform("corruption", self.task.width)
         v = torch.where(uniform < share, (uniform < share / 2).to(v.dtype), v)
         weight = model["hidden1.weight"]
         inputs = torch.baddbmm(model["hidden1.bias"][:, None], v, weight)
-        h1 = self._noisy_tanh(torch.baddbmm(inputs, h2, model["hidden2.weight"].mT), 1, walk)
+        if h2 is not None:
+            inputs = torch.baddbmm(inputs, h2, model["hidden2.weight"].mT)
+        h1 = self._noisy_tanh(inputs, 1, walk)
         return h1, torch.baddbmm(model["visible.bias"][:, None], h1, weight.mT).to(self.draws.dtype)
 
     def _up(self, model: Mapping[str, Tensor], h1: Tensor, walk: Walk) -> Tensor:

@@ -10,52 +10,43 @@ are chosen.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.baseline import Chain, Chains, Descent, OfWalks, Task, Walk, check_phases, phase
-from harness.experiment import OptimizerSettings, Positive, Settings
+from baselines.baseline import Chain, Descent, Task, Walk, check_phases, phase
+from baselines.layered import LayerSettings, OfLayers, WholeNumber
+from harness.experiment import OptimizerSettings, Positive
 from harness.training.feed import Batch
 from harness.training.loop import State
 
-Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 _NAMES = ("weight", "hidden_bias", "visible_bias")
 
 
-class StackedCaeSettings(Settings):
+class StackedCaeSettings(LayerSettings):
     """One value a layer, from the images up, where there are lists.
 
     The learning rate falls linearly to zero in each phase, unless the optimizer's `lr_zero_at` says otherwise, which
     counts a phase's updates.
     """
 
-    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (500, 500)
+    by_layer = ("phases", "contraction")
+
     phases: tuple[Positive, ...] = (1.0, 1.0)
     """Each layer's share of the iterations."""
     contraction: tuple[NotNegative, ...] = (1.0, 1.0)
     """The weight of the penalty; with none the walk leaves the data."""
     noise: Positive = 2.0
     """The deviation of the walk's steps before the Jacobian bends them."""
-    chains: Count = 100
-    burn_in: Count = 100
-    gap: Count = 5
-
-    @model_validator(mode="after")
-    def _one_a_layer(self) -> StackedCaeSettings:
-        for name in ("phases", "contraction"):
-            if len(getattr(self, name)) != len(self.hidden):
-                raise ValueError(f"should have one value of `{name}` for each of {len(self.hidden)} hidden layers")
-        return self
+    burn_in: WholeNumber = 100
 
 
-class StackedCae(OfWalks):
+class StackedCae(OfLayers):
     """A stack of stacked contractive autoencoders.
 
     History, of the layer that learns: its loss, an image; the mean squared error of its reconstruction, a unit; and the
@@ -73,20 +64,14 @@ class StackedCae(OfWalks):
         super().__init__(settings, task)
         check_phases(settings.phases, task.iterations)
         self.settings = settings
-        self.widths = (task.width, *settings.hidden)
-        self.chains = Chains(settings.chains, settings.burn_in, settings.gap)
 
     def init(self) -> State:
         """Even weights on +-sqrt(6 / (inputs + outputs)); biases of zero, or such that they give the mean image."""
-        draws = self.draws.whole()
         model: dict[str, Tensor] = {}
-        for layer, (below, above) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
-            bound = math.sqrt(6 / (below + above))
-            weight = bound * (2 * draws.uniform(f"init/layer{layer}", 0, below, above) - 1)
-            model[f"layer{layer}.weight"] = weight
-            model[f"layer{layer}.hidden_bias"] = weight.new_zeros(self.members, above)
-            model[f"layer{layer}.visible_bias"] = weight.new_zeros(self.members, below)
-        model["layer0.visible_bias"] = torch.logit(self.mean_vector(), eps=1e-3)
+        for layer, below, above in self.layers():
+            model[f"layer{layer}.weight"] = self.even_weight(f"init/layer{layer}", below, above)
+            model[f"layer{layer}.hidden_bias"] = self.zeros(above)
+            model[f"layer{layer}.visible_bias"] = self.zeros(below) if layer else self.mean_bias()
         return {"model": model, "optimizer": Descent(self.task).init(model)}
 
     def step(self, state: State, batch: Batch, iteration: int) -> Tensor:

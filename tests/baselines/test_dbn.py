@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from torch import Tensor
 
 from baselines import Baseline
+from baselines.dbn import Dbn
+from baselines.rbm import Rbm
 from harness.errors import InputError
 from harness.training.feed import Feed
 from harness.training.loop import State
@@ -25,6 +28,30 @@ def test_a_phase_trains_its_layer_alone(baseline_of: Made, digits_feed: Callable
         dbn.step(state, feed.batch(iteration), iteration)
         trained.append({name.partition(".")[0] for name in before if not before[name].equal(state["model"][name])})
     assert trained == [{"rbm0"}] * 4 + [{"rbm1"}] * 8
+
+
+def test_a_step_keeps_a_part_of_the_last_one_and_rates_fall_linearly(
+    baseline_of: Made, digits_feed: Callable[..., Feed]
+) -> None:
+    dbn = cast(
+        Dbn, baseline_of("dbn", baseline=PHASES | {"momentum": [0.5, 0.0], "lr": [0.2, 0.1], "weight_decay": 0.01})
+    )
+    feed, state = digits_feed(dbn), dbn.init()
+    names = [f"rbm0.{name}" for name in ("weight", "visible_bias", "hidden_bias")]
+    expected = [state["model"][name].clone() for name in names]
+    moved: list[Tensor | float] = [0.0, 0.0, 0.0]
+    for iteration in range(4):
+        v = dbn.vectors(feed.batch(iteration))
+        rbm = Rbm(*expected)
+        up = rbm.statistics(v, rbm.hidden(v))
+        down = dbn._negative(state, rbm, v, rbm.hidden(v), 0, iteration)
+        slopes = [one / 20 - other for one, other in zip(up, down, strict=True)]
+        slopes[0] = slopes[0] - 0.01 * rbm.weight
+        moved = [0.5 * last + 0.2 * (1 - iteration / 4) * slope for last, slope in zip(moved, slopes, strict=True)]
+        expected = [old + step for old, step in zip(expected, moved, strict=True)]
+        dbn.step(state, feed.batch(iteration), iteration)
+    for name, value in zip(names, expected, strict=True):
+        torch.testing.assert_close(state["model"][name], value)
 
 
 def test_the_log_partition_function_is_estimated_when_training_ends(

@@ -76,7 +76,9 @@ def test_a_sample_depends_on_its_place_alone(baseline_of: Made, trained_state: C
 
 
 def test_reconstruction_error_falls_in_each_phase(baseline_of: Made, digits_feed: Callable[..., Feed]) -> None:
-    dbn = baseline_of("dbn", iterations=400, baseline={"hidden": [60, 40], "phases": [1, 1], "particles": 50})
+    dbn = baseline_of(
+        "dbn", iterations=400, baseline={"hidden": [60, 40], "phases": [1, 1], "momentum": [0.9, 0.0], "particles": 50}
+    )
     feed, state = digits_feed(dbn), dbn.init()
     errors = torch.stack([dbn.step(state, feed.batch(i), i)[0, 0] for i in range(400)])
     for learning in errors.chunk(2):

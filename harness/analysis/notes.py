@@ -40,7 +40,7 @@ def reasons(runs: pd.DataFrame, keys: Sequence[str]) -> list[str]:
         if column[1] == "reason" and (column[0].partition("[")[0] in names or _never_measured(complete, column[0]))
     ]
     texts = pd.concat(found).dropna().unique() if found else []
-    return [f"unevaluated: {'; '.join(texts)}."] if len(texts) else []
+    return [f"unevaluated: {'; '.join(text.removesuffix('.') for text in texts)}."] if len(texts) else []
 
 
 def flags(table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
@@ -61,7 +61,7 @@ def companions(controls: Iterable[tuple[str, Mapping[str, Any]]], keys: Sequence
     named = f" ({'; '.join(filter(None, sources))})" if any(sources) else ""
     lines = [f"{rows}: other images in the place of samples{named}, with their own sampling error."] if shown else []
     if trained:
-        lines.append(f"Without such a row, since the grid trains the control on as many images: {', '.join(trained)}.")
+        lines.append(f"No companion of that name, since the grid trains it on as many images: {', '.join(trained)}.")
     return lines
 
 

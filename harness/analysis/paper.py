@@ -303,9 +303,7 @@ def _notes(
         measured += [notes.measured(of_data, key, f"{names[key]} on {dataset}") for key in own]
         folds = of_data["data_hash"].nunique()
         if folds > 1:
-            measured.append(
-                f"{dataset}: runs on {folds} folds are one row, so its errors are over folds, as published."
-            )
+            measured.append(f"{dataset}: runs on {folds} folds are one row; its errors are across folds, as published.")
     drawn = [f"draws: {notes.DRAWS}"] if DRAWS in keys else []
     lines = [*stated, *_PROTOCOL, *drawn, *measured]
     lines += [_of_method(method, runs, shown) for method in _order(runs) if (runs["method"] == method).any()]

@@ -222,7 +222,7 @@ def change(run: RunFolder, *, draws: float | None = None, reason: str | None = N
 def test_binary_draws_stand_beside_the_means(make: Grid) -> None:
     grid = make(TWO_SEEDS)
     for run, draws in zip(grid.runs(), (None, 10.0, 14.0), strict=True):
-        change(run, draws=draws, reason="its samples are no means" if draws is None else None)
+        change(run, draws=draws, reason="its samples are no means." if draws is None else None)
     made = paper_table([grid])
     assert made.loc[("mnist", "dbn", ""), (DRAWS, "mean")] == 12.0
     shown = render(made, "text")
@@ -285,7 +285,7 @@ def test_folds_of_one_data_set_are_one_row_with_their_error(make: Grid) -> None:
     assert (beside[PARZEN, "mean"], beside[PARZEN, "sampling_standard_error"]) == (2030.0, pytest.approx(4.03))
     assert beside[PARZEN, "standard_error"] == pytest.approx(30 / math.sqrt(3))
     assert beside[PARZEN, "sigma_at_edge"] == 3 and pd.isna(beside["all", "runs"])
-    assert "tfd: runs on 3 folds are one row, so its errors are over folds, as published." in made.attrs["notes"]
+    assert "tfd: runs on 3 folds are one row; its errors are across folds, as published." in made.attrs["notes"]
 
 
 def test_companions_that_the_grid_trains_are_named(make: Grid) -> None:
@@ -301,7 +301,7 @@ def test_companions_that_the_grid_trains_are_named(make: Grid) -> None:
     ]
     notes = made.attrs["notes"]
     assert any(note.startswith("companion: other images in the place of samples (k-means, 7 centro") for note in notes)
-    assert any(note.endswith("on as many images: training-images.") for note in notes)
+    assert any(note.endswith("trains it on as many images: training-images.") for note in notes)
 
 
 def test_many_values_of_a_setting_are_counted(make: Grid) -> None:

@@ -116,7 +116,7 @@ def test_a_companion_is_told_apart_from_runs_of_its_name(tmp_path: Path) -> None
     assert made.attrs["notes"][-2:] == [
         "Rows without runs: other images in the place of samples (k-means, 598 centroids; gaussian), with their own "
         "sampling error.",
-        "Without such a row, since the grid trains the control on as many images: training-images.",
+        "No companion of that name, since the grid trains it on as many images: training-images.",
     ]
 
 

@@ -1,13 +1,15 @@
-"""Two processes train every baseline as one does."""
+"""Two processes train every baseline as one does, and measure its draws and bounds alike."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
+from subprocess import CompletedProcess, Popen
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 from baselines import BASELINES
@@ -39,3 +41,33 @@ def test_two_processes_train_what_one_trains(
         assert tensors.keys() == two[stack].keys()
         for name, tensor in tensors.items():
             np.testing.assert_allclose(two[stack][name], tensor, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+def test_two_processes_draw_and_bound_like_one(
+    command: Harness,
+    start_ranks: Callable[..., list[Popen[str]]],
+    baselines_grid: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    grid_file = tmp_path / "baselines.toml"
+    metrics = ["parzen", "parzen-draws", "iwae-bound"]
+    grid_file.write_text(baselines_grid(tables=f"[evaluation]\nmetrics = {metrics}\nsamples = 1100"))
+    assert command("run", grid_file, "--out", tmp_path).returncode == 0
+    folders = [tmp_path / "baselines", shutil.copytree(tmp_path / "baselines", tmp_path / "two" / "baselines")]
+    shown = command("evaluate", folders[0])
+    assert shown.returncode == 0 and "output=draws: binary images" in " ".join(shown.stdout.split())
+    processes = start_ranks("evaluate", folders[1], "--cache", tmp_path / "references")
+    answers = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], answers
+    measured: dict[str, set[str]] = {}
+    for path in folders[0].glob("runs/*/evaluation.json"):
+        one, two = (json.loads((folder / path.relative_to(folders[0])).read_text()) for folder in folders)
+        assert one["metrics"].keys() == two["metrics"].keys()
+        for key, found in one["metrics"].items():
+            if found["value"] is None:
+                assert two["metrics"][key]["reason"] == found["reason"]
+                continue
+            assert two["metrics"][key]["value"] == pytest.approx(found["value"], rel=1e-9), key
+            measured.setdefault(key.partition("[")[0], set()).add(one["samples"]["method"])
+    assert measured["parzen"] == BASELINES.keys() and measured["iwae-bound"] == {"vae"}
+    assert measured["parzen-draws"] == {name for name, kind in BASELINES.items() if kind.of.bernoulli_means}

@@ -335,8 +335,8 @@ Examples:
 \b
 Styles:
   axes   a row a combination of axis values
-  paper  a row a method, the published Parzen log-likelihood and ours by data set, then the other metrics; the
-         footnote says how each method differs from the publication
+  paper  a row a method, the published Parzen log-likelihood and ours by data set, of samples and of binary draws, then
+         the other metrics; the footnote says what samples are, where chains start and what differs from the publication
 """
 )
 @grid_path

@@ -9,7 +9,8 @@ on the observer's own clock, or when its process is known to be gone; then the n
 after that finds a newer epoch and writes no more. Nothing depends on a file system's locks or other machines' clocks.
 
 Steps `first` to `last` of a stack, counted from 1, are the ones that later stretches stand on; those up to `reached`
-were trained too, and lost. So each step lies in exactly one stretch; one without any step has `last` = `first` - 1.
+were trained too, and lost. So each step lies in exactly one stretch, but for those
+that a damaged checkpoint lost, which a later stretch has again; a stretch without any step has `last` = `first` - 1.
 """
 
 from __future__ import annotations
@@ -74,14 +75,17 @@ class Claimant:
         is_held = not record.get("released") and not self._has_lapsed(folder, epoch, record)
         return Standing(epoch, record, is_held)
 
-    def take(self, folder: Path, standing: Standing) -> Claim | None:
+    def take(self, folder: Path, standing: Standing, *, inside: Path | None = None) -> Claim | None:
         """Claim the epoch after one that is free; None where another was quicker.
 
+        `inside` is a folder that must be there, as in `runs.write_bytes`.
         Errors: InputError or StorageError where the folder cannot be written.
         """
         epoch = standing.epoch + 1
         record = self.identity | {"counter": 0, "beat_seconds": self.beat_seconds, "first": None, "iteration": None}
         try:
+            if inside is not None and not inside.is_dir():
+                raise FileNotFoundError(errno.ENOENT, f"{inside} has gone")
             is_ours = _create(_path(folder, epoch), record)
         except OSError as error:
             raise storage_error(error, folder, another="--out") from error
@@ -191,7 +195,11 @@ class Claim:
         """Add a line to the ledger, which only the folder's owner writes."""
         line = {"epoch": epoch, "owner": record.get("owner"), "outcome": outcome, "first": first, "last": last}
         lines = [*ledger(self.folder), line | {"reached": max(last, reached or 0)}]
-        runs.write_bytes(self.folder / "ledger.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+        runs.write_bytes(
+            self.folder / "ledger.jsonl",
+            "".join(json.dumps(line) + "\n" for line in lines).encode(),
+            inside=self.folder,
+        )
 
     def _tidy(self) -> None:
         """Delete the claims of epochs that are over."""

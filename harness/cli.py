@@ -408,7 +408,7 @@ Examples:
 \b
 pending    not begun; where it was submitted, its job waits
 running    trains, or its job has begun
-preempted  begun and stopped with everything saved; where it was submitted, its job waits to go on
+preempted  begun and stopped, by a signal or killed: goes on from its last checkpoint; where submitted, its job waits
 complete   trained to the end
 diverged   ended with numbers that are not finite
 failed     an error ended it: see the reason, and failure.json in its folder

@@ -7,7 +7,7 @@ HarnessError            something the user can mend; the message says what, wher
 │   └── SlurmError      a command of SLURM that is absent or refuses
 ├── StorageError        a disk that is full, read-only, damaged or gone (exit code 1)
 ├── RunFailed           one or more runs of a grid failed; the others went on (exit code 1)
-│   └── Stranded    on one process of a job alone, so that the others wait for it in vain
+│   └── Stranded        on one process of a job alone, so that the others wait for it in vain
 └── Preempted           a signal asked for a stop; everything is saved (exit code 75)
 """
 

@@ -24,7 +24,7 @@ def lock(folder: GridFolder, claimant: Claimant, *, stop: Callable[[], bool] = l
 
     A holder that was taken for dead and wakes may put back the manifest that it read; the next to come here adds again
     what that lacks, in the same stacks.
-    Errors: InputError where the folder cannot be written; Preempted at a signal.
+    Errors: InputError or StorageError where the folder cannot be written; Preempted at a signal.
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ class Remaining:
     def take(self) -> tuple[Stack, Claim] | None:
         """The first stack that nobody holds, claimed; None where others hold all that have not ended.
 
-        Errors: InputError where the folder cannot be written.
+        Errors: InputError or StorageError where the folder cannot be written.
         """
         for stack in list(self._stacks):
             if (claim := self._claimed(stack)) is not None:
@@ -72,7 +72,7 @@ class Remaining:
         if not standing.is_held and self._has_failed_since(stack, standing):
             self._strike(stack, "elsewhere")
             return None
-        claim = None if standing.is_held else self._claimant.take(path, standing)
+        claim = None if standing.is_held else self._claimant.take(path, standing, inside=self._folder.path)
         if claim is None:
             return None
         if self._is_complete(stack):  # between the first look and the claim

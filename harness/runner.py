@@ -33,6 +33,8 @@ _PATIENCE_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
 _LONGEST_LOOK_SECONDS = 2.0
 
+Refusal = tuple[type[HarnessError], str]
+
 
 class Watcher(Protocol):
     """Who looks on while a grid runs."""
@@ -128,11 +130,11 @@ def _run_grid(
         ended=watcher.finish,
         tell=watcher.tell,
     )
-    for stack, claim in _taken(remaining, stacks, processes, stop=stop, watcher=watcher):
+    for stack, claim in _taken(remaining, stacks, folder, processes, stop=stop, watcher=watcher):
         outcome = _run_stack(stack, folder, plan, options, claim, alone=not is_shared, stop=stop, watcher=watcher)
         if outcome is not None:
-            remaining.strike(stack)
             watcher.finish(stack, outcome)
+            remaining.strike(stack)
     _check_failures(stacks, folder)
     return folder
 
@@ -184,25 +186,33 @@ def _in_order(stacks: Sequence[Stack], folder: GridFolder, *, longest_first: boo
 
 
 def _taken(
-    remaining: Remaining, stacks: Sequence[Stack], processes: Processes, *, stop: Callable[[], bool], watcher: Watcher
+    remaining: Remaining,
+    stacks: Sequence[Stack],
+    folder: GridFolder,
+    processes: Processes,
+    *,
+    stop: Callable[[], bool],
+    watcher: Watcher,
 ) -> Iterator[tuple[Stack, Claim | None]]:
     """The stacks that these processes train, until all have ended, whoever trained them; the main one claims them.
 
-    Errors: InputError where the folder cannot be written; Preempted at a signal.
+    Errors: InputError or StorageError where the folder cannot be written; Preempted at a signal.
     """
     by_id = {stack.id: stack for stack in stacks}
     waited = 0
     while processes.from_main(len(remaining)):
         if processes.any(stop()):
             raise Preempted("stopped between two stacks; run the same command to go on.")
-        refusal, taken = "", None
+        refusal: Refusal | None = None
+        taken = None
         try:
             taken = remaining.take() if processes.is_main else None
-        except HarnessError as error:
-            refusal = str(error)
+        except (HarnessError, OSError) as error:
+            refusal = _refused(error, folder)
         refusal, stack_id = processes.from_main((refusal, taken and taken[0].id))
-        if refusal:
-            raise InputError(refusal)
+        if refusal is not None:
+            kind, message = refusal
+            raise kind(message)
         if stack_id is not None:
             waited = 0
             yield by_id[stack_id], taken and taken[1]
@@ -211,6 +221,14 @@ def _taken(
                 watcher.tell(f"waiting for {len(remaining)} stacks that other processes train")
             time.sleep(min(_LOOK_SECONDS * 1.5**waited, _LONGEST_LOOK_SECONDS))
             waited += 1
+
+
+def _refused(error: HarnessError | OSError, folder: GridFolder) -> Refusal:
+    """What the main process tells the others of an error: a class that they know, and the message."""
+    if isinstance(error, OSError):
+        error = storage_error(error, error.filename or folder.path, another="--out")
+    kind = next((kind for kind in (StorageError, Preempted) if isinstance(error, kind)), InputError)
+    return kind, str(error)
 
 
 def _reconciled(
@@ -228,19 +246,14 @@ def _reconciled(
     """
     choices: list[winners.Choice] = []
     found: list[Stack] = []
-    refusal: tuple[type[HarnessError], str] | None = None
+    refusal: Refusal | None = None
     if processes.is_main:
         try:
             with manifest.lock(folder, claimant, stop=stop):
                 choices = winners.settle(folder, plan)
                 found = manifest.reconcile(folder, winners.grown(plan, choices), size)
-        except (StorageError, Preempted) as error:
-            refusal = type(error), str(error)
-        except HarnessError as error:
-            refusal = InputError, str(error)
-        except OSError as error:
-            told = storage_error(error, error.filename or folder.path, another="--out")
-            refusal = type(told), str(told)
+        except (HarnessError, OSError) as error:
+            refusal = _refused(error, folder)
     refusal = processes.from_main(refusal)
     if refusal is not None:
         kind, message = refusal

@@ -12,6 +12,8 @@
                             snapshots/      generator weights, <iteration>.safetensors
                             samples.npz     `images`: samples of fixed noise, float32 in [0, 1]
                             evaluation.json {"metrics": {KEY: {"value", "standard_error", ...}}}
+    <out>/<grid>/claims/                    who writes grid.json at the moment
+    <out>/<grid>/slurm/                     what was submitted (harness.cluster.submissions)
     <out>/<grid>/.index/                    a cache of harness.analysis.index
 
 Every write is a temporary file, fsync, rename. Nothing that is read can run code. Nothing here imports torch.

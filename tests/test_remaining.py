@@ -22,6 +22,7 @@ def three(planned: Callable[..., Plan]) -> list[Stack]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> GridFolder:
+    (tmp_path / "out").mkdir()
     return GridFolder(tmp_path / "out")
 
 

@@ -87,7 +87,7 @@ def submit(
         return _foreseen(folder, planned, size, wanted, chosen)
     largest = slurm.largest_index()  # the first question to SLURM, before anything is written
     try:
-        with manifest.lock(folder, Claimant()):
+        with manifest.lock(folder, Claimant(loaded.file.run.lapse_seconds)):
             stacks = manifest.reconcile(folder, winners.grown(planned, winners.settle(folder, planned)), size)
             numbers, rest = _unfinished(stacks, _told(folder), chosen)
             said = _submit(folder, wanted, numbers, largest) if numbers else ["nothing to submit."]

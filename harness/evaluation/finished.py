@@ -13,7 +13,7 @@ import torch
 
 from harness import images, sampling
 from harness.analysis.paper import methods
-from harness.errors import InputError, storage_error
+from harness.errors import InputError, StorageError, storage_error
 from harness.evaluation.measures import METRICS, asked, metric
 from harness.evaluation.records import Record, evaluate_members, joined, lacking, lacking_on_validation
 from harness.evaluation.references import References
@@ -94,8 +94,8 @@ def _known(run: RunFolder, sets: Mapping[str, References], request: Request) -> 
     """The run's record if it holds all that is asked for, of the snapshot that is asked for; else None."""
     try:
         record = run.evaluation()
-    except InputError as error:
-        return error
+    except (InputError, StorageError) as error:
+        return InputError(str(error))
     references = None if record is None else sets.get(record.get("dataset", {}).get("hash"))
     if record is None or references is None:
         return None
@@ -273,8 +273,8 @@ def _each(action: Callable[[T], Result], items: Sequence[T], processes: Processe
     for item in items:
         try:
             outcomes.append(action(item))
-        except InputError as error:
-            outcomes.append(error)
+        except (InputError, StorageError) as error:
+            outcomes.append(InputError(str(error)))
     failed = [float(isinstance(outcome, InputError)) for outcome in outcomes]
     counts = processes.total(torch.tensor(failed, device=processes.device)).tolist()
     elsewhere = InputError("a process of this job cannot read it; see that all machines have the same files.")

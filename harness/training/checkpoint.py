@@ -40,10 +40,10 @@ class Checkpoint:
     """Plain data that lasts over interruptions: seconds trained, operations a step."""
 
 
-def write(folder: Path, checkpoint: Checkpoint, *, epoch: int = 0, keep: int = _KEPT) -> None:
+def write(folder: Path, checkpoint: Checkpoint, *, epoch: int = 0, begun: int = 0, keep: int = _KEPT) -> None:
     """Write a checkpoint in an epoch into a folder that is there, then delete all but the newest `keep`.
 
-    Those of newer epochs are left alone.
+    `begun` is the iteration that training went on from in this epoch. Those of newer epochs are left alone.
     """
     tensors = flatten(checkpoint.state) | {"history": checkpoint.history.cpu().contiguous()}
     content = save(tensors, {"facts": json.dumps(checkpoint.facts)})
@@ -51,9 +51,8 @@ def write(folder: Path, checkpoint: Checkpoint, *, epoch: int = 0, keep: int = _
     written = folder / f"checkpoint-{checkpoint.iteration:010d}-{epoch:06d}-{checksum}.safetensors"
     runs.write_bytes(written, content, inside=folder)
     files = [file for file in _files(folder) if file.epoch <= epoch]
-    begun = min((file.iteration for file in files if file.epoch == epoch), default=checkpoint.iteration)
     # Whatever else claims to be as new is what `latest` refused; it must not crowd out a good one.
-    good = [file for file in files if file.iteration < begun or file.epoch == epoch]
+    good = [file for file in files if file.iteration <= begun or file.epoch == epoch]
     before = [file.path for file in good if file.iteration < checkpoint.iteration]
     kept = [*before, written][-keep:]
     for file in files:

@@ -226,7 +226,7 @@ class Saver:
         self._schedule = schedule
         self._facts = begun.facts
         self._is_main = is_main
-        self._saved = begun.iteration
+        self._begun = self._saved = begun.iteration
         self._started = self._saved_at = time.monotonic()
         if is_main:
             schedule.folder.mkdir(parents=True, exist_ok=True)
@@ -248,7 +248,7 @@ class Saver:
         if self._is_main and iteration > self._saved and schedule.may_write():
             facts = self._facts | {"seconds": self.seconds}
             found = Checkpoint(iteration, state, history.rows(), facts)
-            checkpoint.write(schedule.folder, found, epoch=schedule.epoch)
+            checkpoint.write(schedule.folder, found, epoch=schedule.epoch, begun=self._begun)
         self._saved, self._saved_at = iteration, time.monotonic()
 
 

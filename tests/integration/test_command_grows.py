@@ -31,7 +31,7 @@ def manifest_of(folder: Path) -> dict[str, list[dict[str, object]]]:
 
 def test_a_trained_grid_has_the_planned_files(trained: Path) -> None:
     manifest = manifest_of(trained)
-    assert {path.name for path in trained.iterdir()} == {".lock", "grid.json", "runs", "stacks"}
+    assert {path.name for path in trained.iterdir()} == {"claims", "grid.json", "runs", "stacks"}
     assert {path.name for path in (trained / "runs").iterdir()} == {run["id"] for run in manifest["runs"]}
     assert {path.name for path in (trained / "stacks").iterdir()} == {stack["id"] for stack in manifest["stacks"]}
     for run in (trained / "runs").iterdir():

@@ -80,8 +80,8 @@ def test_a_grids_folder_that_vanishes_is_not_begun_anew(
     out, elsewhere = tmp_path / "out", tmp_path / "unmounted"
     write = checkpoint.write
 
-    def vanishing(folder: Path, saved: checkpoint.Checkpoint) -> None:
-        write(folder, saved)
+    def vanishing(folder: Path, saved: checkpoint.Checkpoint, **settings: int) -> None:
+        write(folder, saved, **settings)
         if saved.iteration == 20:
             (out / "small").rename(elsewhere)
 

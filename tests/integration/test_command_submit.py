@@ -252,17 +252,6 @@ def test_bad_options_are_refused_before_anything_is_done(
     assert not folder.exists() and slurm.submitted == []
 
 
-def test_a_stack_trains_alone_beside_others(command: Harness, small_grid: Path, tmp_path: Path) -> None:
-    arguments = ["run", small_grid, "--set", "run.stack_size=1", "--out", tmp_path, "--stack"]
-    result = command(*arguments, 2)
-    assert result.returncode == 0, result.stderr
-    grid = json.loads((tmp_path / "small" / "grid.json").read_text())
-    ended = [path.parent.name for path in tmp_path.glob("small/runs/*/provenance.json")]
-    assert ended == grid["stacks"][2]["members"] and len(grid["stacks"]) == 4
-    refused = command(*arguments, 4)
-    assert refused.returncode == 2 and "has the stacks 0 to 3" in refused.stderr
-
-
 def test_a_damaged_record_of_submissions_is_refused(
     slurm: Slurm, submit: Harness, folder: Path, command: Harness
 ) -> None:

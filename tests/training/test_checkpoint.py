@@ -177,7 +177,8 @@ def test_a_new_epoch_keeps_what_it_began_from_rather_than_what_it_passed_over(tm
     for iteration in (3, 8):
         write(tmp_path, checkpoint(iteration), epoch=1)
     flipped(files(tmp_path)[1])
-    write(tmp_path, checkpoint(8), epoch=2)
+    write(tmp_path, checkpoint(10), epoch=2, begun=3)
+    assert [path.name[11:28] for path in files(tmp_path)] == ["0000000003-000001", "0000000010-000002"]
     flipped(max(tmp_path.glob("*-000002-*")))
     assert_is(latest(tmp_path), 3)
 

@@ -108,9 +108,15 @@ def test_a_place_of_logs_that_sbatch_would_misread_is_refused(log: str) -> None:
 
 
 def test_line_breaks_are_refused() -> None:
-    for job in ({"grid": "a\nb"}, {"arguments": ("--set", "a=1\n#SBATCH -n1")}, {"harness": ("a\x00",)}):
+    job = Training("demo", "demo")
+    changes: list[dict[str, Any]] = [
+        {"grid": "a\nb"},
+        {"arguments": ("--set", "a=1\n#SBATCH -n1")},
+        {"harness": ("a\x00",)},
+    ]
+    for change in changes:
         with pytest.raises(InputError, match="line break"):
-            Training(**({"name": "demo", "grid": "demo"} | job))  # type: ignore[arg-type]
+            replace(job, **change)
 
 
 PRINTABLE = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=20)

@@ -133,8 +133,8 @@ def _run_grid(
     for stack, claim in _taken(remaining, stacks, folder, processes, stop=stop, watcher=watcher):
         outcome = _run_stack(stack, folder, plan, options, claim, alone=not is_shared, stop=stop, watcher=watcher)
         if outcome is not None:
+            remaining.strike(stack)  # first, so that of all processes the last one to finish counts all
             watcher.finish(stack, outcome)
-            remaining.strike(stack)
     _check_failures(stacks, folder)
     return folder
 

@@ -39,11 +39,12 @@ class ProgressWatcher:
         self._reached = iteration
 
     def finish(self, stack: Stack, outcome: str) -> None:
-        self.advance(stack, stack.experiment.iterations)
-        self._reached = 0
         self._ended_runs += len(stack.members)
         if outcome == "elsewhere":
+            self.progress.advance(self.task, stack.experiment.iterations * len(stack.members))
             return
+        self.advance(stack, stack.experiment.iterations)
+        self._reached = 0
         shared = stack.experiment
         k = f" with k = {shared.k}" if shared.method == "gan" else ""
         note = f"{len(stack.members)} runs of {shared.model}{k} on {shared.dataset}"

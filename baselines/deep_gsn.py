@@ -14,7 +14,6 @@ clip of the gradient, without which training has spikes, are chosen.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -94,13 +93,6 @@ class DeepGsn(OfLayers):
         self.descent.descend(loss.sum(1) / self.task.batch_size, model, state["optimizer"], iteration)
         error = (found[0].detach().sigmoid() - x).square().mean(-1)
         return torch.stack([self.batch_mean(loss), self.batch_mean(error)])
-
-    @torch.no_grad()
-    def drawn(self, state: State, n: int, *, purpose: str = "sample", first: int = 0) -> Tensor:
-        """The binary x that the chains draw from the means, and walk on from: (m, n, c, h, w)."""
-        width = self.task.width
-        binary = replace(self.chain(state), output=lambda units: units[..., width : 2 * width])
-        return self.images(self.chains.samples(self.draws.whole(), purpose, first, n, binary))
 
     def chain(self, state: State) -> Chain:
         """Steps from binary draws of the mean training image; shown are the means p(x | h1)."""

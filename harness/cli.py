@@ -175,19 +175,17 @@ def _run(
 ) -> None:
     from harness.grid import load_grid
 
-    places = stack_places(stacks)
+    places = _stack_places(stacks)
     loaded = load_grid(grid, overrides=overrides)  # before torch is imported: a bad file is refused at once
 
     from harness import winners
     from harness.commands.names import render_plan
     from harness.evaluation import Request
-    from harness.plan import data_folders, plan
+    from harness.plan import plan_of
     from harness.runs import GridFolder
 
-    beside = loaded.path.absolute().parent
-    sys.path.insert(0, str(beside))  # so that a user's model beside the grid file is found
     Request.of(loaded.evaluation)  # an unknown metric is refused now
-    planned = plan(loaded, data_folders(data, beside=beside))
+    planned = plan_of(loaded, data)
     if stop():
         raise Preempted("stopped before training; nothing was changed.")
     if dry_run:
@@ -585,7 +583,7 @@ def bench(name: str, output: Path | None, form: str, **options: Any) -> None:
         benchmarks.write(figures, output)
 
 
-def stack_places(given: Sequence[str]) -> tuple[int, ...]:
+def _stack_places(given: Sequence[str]) -> tuple[int, ...]:
     """The numbers of --stack."""
     words = [word.strip() for text in given for word in text.split(",")]
     if wrong := [word for word in words if not word.isdecimal()]:

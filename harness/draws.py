@@ -94,6 +94,18 @@ class Draws:
         """The same numbers, rows from `offset` on, all on every process: for initial values and samples."""
         return Draws(self.seeds, device=self.device, dtype=self.dtype, offset=offset, ahead=False)
 
+    def piece(self, place: int, count: int) -> Draws:
+        """The numbers of one of `count` equal pieces of the rows that these draws are for."""
+        return Draws(
+            self.seeds,
+            device=self.device,
+            dtype=self.dtype,
+            rank=self.rank * count + place,
+            processes=self.processes * count,
+            offset=self.offset,
+            ahead=self.ahead,
+        )
+
     def read_from(self, read: Callable[[Table, int], Tensor]) -> Draws:
         """Draws of the same members on this process, whose values come from `read`."""
         other = copy.copy(self)  # a new one would copy the key to the device, which no graph can record

@@ -83,11 +83,13 @@ _WAYS_OUT = {
 def storage_error(error: OSError, place: object, *, verb: str = "write", another: str = "name") -> HarnessError:
     """What to tell of a place that the system refuses to write (or whatever `verb` says).
 
-    InputError where it cannot be a file or a folder at all, with the advice to choose `another`; else StorageError.
+    InputError where it cannot be a file or a folder at all, with the advice to choose `another`, or, of what was to be
+    read, to move it away; else StorageError.
     """
     reason = error.strerror or str(error)
     if isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
-        return InputError(f"cannot {verb} {place}: {reason}; choose another {another}.")
+        way_out = "move it away" if verb == "read" else f"choose another {another}"
+        return InputError(f"cannot {verb} {place}: {reason}; {way_out}.")
     way_out = _WAYS_OUT.get(error.errno or 0, "look at its disk")
     return StorageError(
         f"cannot {verb} {place}: {reason}; {way_out}. What is saved stays, and the same command goes on."

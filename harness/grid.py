@@ -51,6 +51,8 @@ class RunSettings(Settings):
     """At most this many experiments of one shape train together; absent: what suits the model and the device."""
     convolution: Literal["grouped", "channels_last", "in_turn"] | None = None
     """How a stack computes convolutions; absent: whatever is quickest in a few steps at its start."""
+    gradient_accumulation: Annotated[int, Field(ge=1)] = 1
+    """Pieces in which a process passes its part of a minibatch through a GAN's networks, to hold one in memory."""
     snapshot_every: Annotated[int, Field(ge=1)] | None = None
     """Iterations between snapshots of the generators; absent: the last alone."""
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,11 +62,33 @@ class Plan:
     data: dict[str, ImageSet]
     folders: tuple[Path, ...]
 
+    def check_batches(self, processes: int, *, named: str) -> None:
+        """Refuse batches that so many processes cannot divide among them; `named` says which those are.
+
+        Errors: InputError.
+        """
+        for size in sorted({run.experiment.batch_size for run in self.runs}):
+            if size % processes:
+                raise InputError(
+                    f"{self.grid.path}: batch_size = {size} does not divide by the {processes} {named}; change one of "
+                    "them."
+                )
+
 
 def data_folders(data: Path | None, *, beside: Path | None = None) -> list[Path]:
     """Where data sets are looked for: `data` (--data), else HARNESS_DATA, else ~/.cache/harness; and beside a file."""
     named = data or Path(os.environ.get("HARNESS_DATA") or Path.home() / ".cache" / "harness")
     return [named] if beside is None else [named, beside]
+
+
+def plan_of(grid: Grid, data: Path | None) -> Plan:
+    """As `plan`, where data sets and a user's modules may lie beside the grid file too; `data` as in `data_folders`.
+
+    Errors: as `plan`.
+    """
+    beside = grid.path.absolute().parent
+    sys.path.insert(0, str(beside))
+    return plan(grid, data_folders(data, beside=beside))
 
 
 def plan(grid: Grid, folders: Sequence[Path]) -> Plan:

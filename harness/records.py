@@ -42,11 +42,18 @@ def snapshots(method: Method, stack: Stack, folder: GridFolder, processes: Proce
 
 
 def write(
-    trained: Trained, method: Method, stack: Stack, folder: GridFolder, data: ImageSet, processes: Processes
+    trained: Trained,
+    method: Method,
+    stack: Stack,
+    folder: GridFolder,
+    data: ImageSet,
+    processes: Processes,
+    *,
+    pieces: int = 1,
 ) -> None:
     """History, last snapshot, samples of fixed noise and provenance of every member; provenance, last, ends a run.
 
-    Where there are conditions the samples' classes lie beside them.
+    Where there are conditions the samples' classes lie beside them. `pieces`: those of a process's minibatches.
     """
     samples = method.sample(trained.state, FIXED_SAMPLES, purpose="fixed").float().cpu().numpy()
     labels = method.labels(trained.state, FIXED_SAMPLES, purpose="fixed")
@@ -64,7 +71,7 @@ def write(
                 images=samples[position],
                 **({} if labels is None else {"labels": labels[position].cpu().numpy()}),
             )
-        provenance = _provenance(trained, stack, position, data, processes)
+        provenance = _provenance(trained, stack, position, data, processes) | {"gradient_accumulation": pieces}
         runs.write_json(place.path / "provenance.json", provenance, inside=place.grid)
 
 

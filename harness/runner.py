@@ -2,60 +2,36 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from torch import Tensor
 
-from harness import claims, manifest, records, runs, winners
+from harness import manifest, records, runs, winners
 from harness.claims import Claim, Claimant
 from harness.errors import HarnessError, InputError, Preempted, RunFailed, StorageError, Stranded, storage_error
+from harness.heart import Heart, Watcher
 from harness.methods import method
 from harness.placement import PlacementName, described, needs_no_group, placement
 from harness.plan import Plan, Stack, StackSize
 from harness.remaining import FAILED, Remaining
 from harness.runs import GridFolder
-from harness.training import checkpoint, feed, trackers
+from harness.training import checkpoint, feed, resolution, trackers
 from harness.training.feed import Order, TrainingImages, statistics
+from harness.training.gan import Gan
 from harness.training.inner_loop import InnerLoop
 from harness.training.loop import Schedule, State, train
 from harness.training.processes import Processes, check_launcher
 from harness.training.threads import set_threads
 
-_PROGRESS_SECONDS = 2.0
 _PATIENCE_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
 _LONGEST_LOOK_SECONDS = 2.0
 
 Refusal = tuple[type[HarnessError], str]
-
-
-class Watcher(Protocol):
-    """Who looks on while a grid runs."""
-
-    def begin(self, stacks: Sequence[Stack], *, note: str, process: int | None) -> None:
-        """These stacks will be trained, placed as `note` says; `process`, where each of several takes its own."""
-
-    def start(self, stack: Stack, iteration: int) -> None:
-        """A stack begins, or goes on behind an iteration."""
-
-    def advance(self, stack: Stack, iteration: int) -> None:
-        """A stack has done this many iterations."""
-
-    def finish(self, stack: Stack, outcome: str) -> None:
-        """A stack has ended: complete, failed, skipped because it had ended before, or elsewhere."""
-
-    def lose(self, stack: Stack, reason: str) -> None:
-        """A stack that had begun goes on in another process."""
-
-    def tell(self, line: str) -> None:
-        """What a person should know."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +77,9 @@ def _run_grid(
 ) -> GridFolder:
     folder = GridFolder(options.out / plan.grid.name)
     count = processes.launched if processes.alone else processes.count
-    divides = all(run.experiment.batch_size % count == 0 for run in plan.runs)
     settings = plan.grid.file.run
+    pieces = settings.gradient_accumulation
+    divides = all(run.experiment.batch_size % (count * pieces) == 0 for run in plan.runs)
     placed = placement(
         options.placement,
         stack_size=settings.stack_size,
@@ -110,8 +87,10 @@ def _run_grid(
         processes=count,
         divides=divides,
     )
-    if options.placement == "data-parallel" and not divides:
-        raise InputError(_indivisible(plan, processes))
+    if options.placement == "data-parallel":
+        named = "processes" if pieces == 1 else f"pieces that {count} processes make of it"
+        plan.check_batches(count * pieces, named=named)
+    _check_pieces(plan, pieces)
     claimant = Claimant(settings.lapse_seconds)
     plan, stacks = _reconciled(folder, plan, placed.stack_size, processes, claimant=claimant, stop=stop)
     stacks = _asked(stacks, options.stacks, folder)
@@ -139,6 +118,26 @@ def _run_grid(
     return folder
 
 
+def _check_pieces(plan: Plan, pieces: int) -> None:
+    """Refuse runs that cannot accumulate gradients over so many pieces of their minibatches.
+
+    Errors: InputError.
+    """
+    if pieces == 1:
+        return
+    plan.check_batches(pieces, named="pieces of gradient_accumulation")
+    for run in plan.runs:
+        if run.experiment.method != "gan":
+            raise InputError(
+                f"{plan.grid.path}: gradient_accumulation is for GANs, and {run.axes} is a {run.experiment.method}; "
+                "leave it out."
+            )
+        try:
+            resolution.check_pieces(run.experiment, run.image_shape)
+        except InputError as error:
+            raise InputError(f"{plan.grid.path}: {error}") from None
+
+
 def _check_failures(stacks: Sequence[Stack], folder: GridFolder) -> None:
     """Errors: RunFailed with the reasons, if runs failed."""
     members = [folder.run(run.id) for stack in stacks for run in stack.members]
@@ -146,14 +145,6 @@ def _check_failures(stacks: Sequence[Stack], folder: GridFolder) -> None:
     if reasons:
         head = f"{len(reasons)} of {len(members)} runs failed; the same command tries them again:"
         raise RunFailed("\n".join([head, *reasons]))
-
-
-def _indivisible(plan: Plan, processes: Processes) -> str:
-    sizes = {run.experiment.batch_size for run in plan.runs}
-    size = next(size for size in sorted(sizes) if size % processes.count)
-    return (
-        f"{plan.grid.path}: batch_size = {size} does not divide by the {processes.count} processes; change one of them."
-    )
 
 
 def _asked(stacks: list[Stack], places: Sequence[int], folder: GridFolder) -> list[Stack]:
@@ -311,8 +302,16 @@ def _run_stack(
     finally:
         trackers.end(processes)
         if claim is not None:
-            claim.release(outcome or "lost", saved=checkpoint.saved(folder.stack(stack.id)))
+            claim.release(outcome or "lost", saved=_saved(folder, stack))
     return outcome
+
+
+def _saved(folder: GridFolder, stack: Stack) -> int | None:
+    """The iteration up to which a stack is saved; None where its folder cannot be read any more."""
+    try:
+        return checkpoint.saved(folder.stack(stack.id))
+    except OSError:
+        return None
 
 
 def _record_failure(stack: Stack, folder: GridFolder, error: Exception) -> None:
@@ -344,6 +343,10 @@ def _train_stack(
     built = method(shared.method).build(
         experiments, statistics(data), training_images=len(data.train), processes=processes
     )
+    pieces = plan.grid.file.run.gradient_accumulation
+    if pieces > 1:
+        assert isinstance(built, Gan), "checked before"
+        built = built.accumulating(pieces)
     order = Order(built.draws, size=len(data.train), batch_size=shared.batch_size, inner_loop=InnerLoop.of(shared))
     images = TrainingImages.of(shared, data.train, processes, placement=options.images_on)
     if processes.is_main:
@@ -389,76 +392,5 @@ def _train_stack(
     if not processes.from_main(heart.holds()):
         raise Preempted(heart.lost_line)
     if processes.is_main:
-        records.write(trained, built, stack, folder, data, processes)
+        records.write(trained, built, stack, folder, data, processes, pieces=pieces)
     processes.wait()
-
-
-class Heart:
-    """Tells the stack's progress to its folder, to its claim and to whoever watches."""
-
-    def __init__(
-        self, stack: Stack, folder: GridFolder, processes: Processes, watcher: Watcher, claim: Claim | None
-    ) -> None:
-        self.stack = stack
-        self.path = folder.stack(stack.id) / "progress.json"
-        self._grid = folder.path
-        self.is_main = processes.is_main
-        self.watcher = watcher
-        self.epoch: int = processes.from_main(claim and claim.epoch)
-        """That of the claim."""
-        self._claim = claim
-        self._iteration = self._first = 0
-        self._began = self._written = time.monotonic()
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the main process, which is this one, knows that the stack is another's by now."""
-        return self._claim is not None and self._claim.is_lost
-
-    def holds(self) -> bool:
-        """Look whether the stack is still this job's."""
-        return self._claim.holds() if self._claim else claims.newest(self.path.parent) <= self.epoch
-
-    @property
-    def lost_line(self) -> str:
-        """What a person reads when the stack is another's."""
-        return (
-            f"stack {self.stack.id}: stopped at iteration {self._iteration}, because another process has taken it over "
-            "while this one gave no sign of life; what was not saved by then is dropped"
-        )
-
-    def start(self, iteration: int) -> None:
-        """Training begins behind this iteration."""
-        self._iteration = self._first = iteration
-        self._began = time.monotonic()
-        self.watcher.start(self.stack, iteration)
-        if self._claim is not None:
-            self._claim.begin(iteration)
-        self.write("running")
-
-    def beat(self, iteration: int) -> None:
-        """This many iterations are done."""
-        self._iteration = iteration
-        self.watcher.advance(self.stack, iteration)
-        if self._claim is not None:
-            self._claim.reach(iteration)
-        if time.monotonic() - self._written > _PROGRESS_SECONDS:
-            self.write("running")
-
-    def write(self, state: str) -> None:
-        """Write progress.json."""
-        if not self.is_main or not self.holds():
-            return
-        self._written = time.monotonic()
-        seconds = self._written - self._began
-        progress: dict[str, Any] = {
-            "state": state,
-            "iteration": self._iteration,
-            "iterations": self.stack.experiment.iterations,
-            "iterations_per_second": (self._iteration - self._first) / seconds if seconds > 0 else None,
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "slurm_job": os.environ.get("SLURM_JOB_ID"),
-            "updated": time.time(),
-        }
-        runs.write_json(self.path, progress, inside=self._grid)

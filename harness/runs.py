@@ -128,7 +128,11 @@ def parse_json(path: Path | str, content: bytes) -> Any:
 
 def read_record(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object; anything else is an InputError that names it."""
-    value = read_json(path)
+    return as_record(path, read_json(path))
+
+
+def as_record(path: Path | str, value: Any) -> dict[str, Any]:
+    """A file's value that is an object; anything else is an InputError that names the file."""
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object; restore it or delete it.")
     return value

@@ -22,8 +22,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from harness.errors import InputError
-from harness.runs import GridFolder, parse_json, write_bytes
+from harness.errors import storage_error
+from harness.runs import GridFolder, as_record, parse_json, write_bytes
 
 VERSION = 1
 """Raised when FACTS changes what it keeps."""
@@ -52,7 +52,7 @@ def without_collector() -> Iterator[None]:
 def records(grid: GridFolder, name: str) -> dict[str, Facts]:
     """What a grid's files of one name in FACTS say, by run id or (progress.json) by stack id; absent where no file is.
 
-    Errors: InputError where a file is damaged or cannot be read.
+    Errors: InputError where a file is damaged; StorageError where it cannot be read.
     """
     return {owner: dict(zip(names, values, strict=True)) for owner, (names, values) in rows(grid, name).items()}
 
@@ -87,11 +87,8 @@ def _current(path: str, known: Entry | None, facts: Callable[[Facts], Facts]) ->
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; mend that, or delete it.") from None
-    document = parse_json(path, content)
-    if not isinstance(document, dict):
-        raise InputError(f"{path} holds no JSON object; restore it or delete it.")
-    found = facts(document)
+        raise storage_error(error, path, verb="read") from None
+    found = facts(as_record(path, parse_json(path, content)))
     return identity, tuple(found), list(found.values())
 
 

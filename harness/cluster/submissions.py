@@ -71,7 +71,8 @@ def write(
         "jobs": [{"id": job.id, "script": job.script, "first": job.first, "stacks": list(job.stacks)} for job in jobs],
         "collect": collect,
     }
-    runs.write_json(place(grid) / "submissions.json", {"schema": runs.SCHEMA, "submissions": [*before, entry]})
+    record = {"schema": runs.SCHEMA, "submissions": [*before, entry]}
+    runs.write_json(place(grid) / "submissions.json", record, inside=grid.path)
 
 
 def tasks(grid: GridFolder) -> dict[int, Task]:

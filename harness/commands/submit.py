@@ -21,7 +21,7 @@ from harness.errors import InputError, SlurmError, UnknownName, storage_error
 from harness.evaluation import Request
 from harness.grid import Grid, find_grid_file, load_grid, shipped_grids
 from harness.placement import placement
-from harness.plan import Plan, Stack, StackSize, data_folders, plan
+from harness.plan import Plan, Stack, StackSize, data_folders, plan_of
 from harness.runs import GridFolder
 
 AGAIN = ("pending", "preempted", "failed", LOST)
@@ -71,11 +71,10 @@ def submit(
         collect=collect,
         parallel=array_parallel,
     )
-    beside = loaded.path.absolute().parent
-    sys.path.insert(0, str(beside))  # so that a user's model beside the grid file is found
     Request.of(loaded.evaluation)  # an unknown metric is refused now, not behind the array
-    planned = plan(loaded, data_folders(data, beside=beside))
-    _check_batches(planned, wanted.resources)
+    planned = plan_of(loaded, data)
+    shape = f"({wanted.resources.nodes} nodes of {wanted.resources.processes_per_node})"
+    planned.check_batches(wanted.resources.total_processes, named=f"processes of a run {shape}")
     size = placement(
         "auto",
         stack_size=loaded.file.run.stack_size,
@@ -147,17 +146,6 @@ def _wanted(
     return Wanted(resources, training, collecting if collect else None, parallel)
 
 
-def _check_batches(planned: Plan, resources: Resources) -> None:
-    """Refuse batches that the processes of a run cannot divide among them."""
-    processes = resources.total_processes
-    for size in sorted({run.experiment.batch_size for run in planned.runs}):
-        if size % processes:
-            raise InputError(
-                f"{planned.grid.path}: batch_size = {size} does not divide by the {processes} processes of a run "
-                f"({resources.nodes} nodes of {resources.processes_per_node}); change one of them."
-            )
-
-
 def _told(folder: GridFolder) -> dict[str, Told]:
     """What is known of each run that a folder holds, with what SLURM says of its jobs.
 
@@ -215,7 +203,7 @@ def _submit(folder: GridFolder, wanted: Wanted, numbers: Sequence[int], largest:
     said: list[str] = []
 
     def accepted(script: str, text: str, *options: str) -> str:
-        runs.write_bytes(place / script, text.encode())
+        runs.write_bytes(place / script, text.encode(), inside=folder.path)
         try:
             return slurm.submit(place / script, *options)
         except SlurmError as error:

@@ -98,12 +98,16 @@ def _left_out(references: References, n: int) -> Record:
 
 def _trained_controls(grid: GridFolder) -> list[dict[str, Any]]:
     """The experiments of the controls that a grid has trained, as their run folders hold them."""
-    experiments = []
+    controls = []
     for run_id, status in grid.statuses().items():
         if status == "complete":
+            run = grid.run(run_id)
             with suppress(InputError):  # of a damaged one the evaluation of runs tells
-                experiments.append(grid.run(run_id).experiment())
-    return [experiment for experiment in experiments if experiment.get("method") in AS_MANY]
+                experiment = run.experiment()
+                if experiment.get("method") in AS_MANY:
+                    validate(Experiment, experiment, where=str(run.path))
+                    controls.append(experiment)
+    return controls
 
 
 def _known(grid: GridFolder) -> dict[str, Any]:

@@ -103,7 +103,12 @@ def charge(of: Penalty, discriminator: Callable[[Tensor], Tensor], minibatch: Mi
 
     `discriminator` maps images (m, local n, c, h, w) to scores (m, local n).
     """
-    points = of.points(minibatch).detach().requires_grad_()
+    return charge_at(of.points(minibatch), of, discriminator)
+
+
+def charge_at(points: Tensor, of: Penalty, discriminator: Callable[[Tensor], Tensor]) -> Tensor:
+    """As `charge`, for slopes at these points (m, local n, c, h, w)."""
+    points = points.detach().requires_grad_()
     scores = discriminator(points)
     judged = scores.sigmoid() if of.of_probabilities else scores
     (slopes,) = torch.autograd.grad(judged.sum(), points, create_graph=True)

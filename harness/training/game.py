@@ -13,11 +13,12 @@ from harness.draws import Draws
 from harness.experiment import Experiment, LatentSettings, OptimizerSettings
 from harness.layers import Context, ConvolutionWay, Parameters
 from harness.models import ImageStatistics, Pair, build
-from harness.objectives.penalties import charge
+from harness.objectives.penalties import charge_at
 from harness.training.clock import Clock, Count, HostClock
 from harness.training.inner_loop import InnerLoop
 from harness.training.objective import Minibatch, Objective
 from harness.training.optimizers import StackedOptimizer
+from harness.training.pieces import Pieces
 from harness.training.processes import Processes
 from harness.training.units import Units, units
 
@@ -40,6 +41,8 @@ class Game:
     training_images: int
     processes: Processes
     draws: Draws
+    pieces: Pieces
+    """What goes through the networks at once."""
     clock: Clock = HostClock()
     units: Units | None = None
     """What networks see in the place of pixels in [0, 1]; None: those."""
@@ -51,6 +54,13 @@ class Game:
     ) -> Game:
         """The stack of these resolved experiments, which agree on everything that shapes the computation."""
         shared = members[0]
+        draws = Draws(
+            [member.seed for member in members],
+            device=processes.device,
+            dtype=processes.dtype,
+            rank=processes.rank,
+            processes=processes.count,
+        )
         return cls(
             pair=build(shared, images),
             optimizers={role: StackedOptimizer.of([optimizer(member, role) for member in members]) for role in ROLES},
@@ -61,13 +71,8 @@ class Game:
             units=units(shared.preprocessing),
             training_images=training_images,
             processes=processes,
-            draws=Draws(
-                [member.seed for member in members],
-                device=processes.device,
-                dtype=processes.dtype,
-                rank=processes.rank,
-                processes=processes.count,
-            ),
+            draws=draws,
+            pieces=Pieces.of(draws),
         )
 
     def latents(self, purpose: str, update: int) -> Tensor:
@@ -76,9 +81,15 @@ class Game:
 
     def generate(self, state: State, z: Tensor, y: Tensor | None, purpose: str, update: int) -> Tensor:
         """G(z), of classes y (m, local n) where there are conditions: (m, local n, c, h, w)."""
-        with self.processes.autocast():
-            images: Tensor = self.pair.generator(state["generator"], z, self._context(f"{purpose}/G", update, 1, y))
-        return images.to(self.processes.dtype)
+
+        def forward(draws: Draws, z: Tensor, y: Tensor | None) -> tuple[Tensor]:
+            with self.processes.autocast():
+                context = self._context(draws, f"{purpose}/G", update, 1, y)
+                images: Tensor = self.pair.generator(state["generator"], z, context)
+            return (images.to(self.processes.dtype),)
+
+        (images,) = self.pieces.through(forward, z, y)
+        return images
 
     def scores(
         self, state: State, batches: Sequence[Tensor], y: Tensor | None, purpose: str, update: int
@@ -88,12 +99,16 @@ class Game:
         Each is of classes y (m, local n) where there are conditions.
         """
         count = len(batches)
-        x = torch.cat(list(batches), 1) if count > 1 else batches[0]
-        labels = y if y is None or count == 1 else torch.cat([y] * count, 1)
-        with self.processes.autocast():
-            a = self.pair.discriminator(state["discriminator"], x, self._context(f"{purpose}/D", update, count, labels))
-        a = a.to(self.processes.dtype)
-        return [self.processes.gather(part) for part in a.chunk(count, 1)]
+
+        def forward(draws: Draws, y: Tensor | None, *batches: Tensor) -> tuple[Tensor, ...]:
+            x = torch.cat(batches, 1) if count > 1 else batches[0]
+            labels = y if y is None or count == 1 else torch.cat([y] * count, 1)
+            with self.processes.autocast():
+                context = self._context(draws, f"{purpose}/D", update, count, labels)
+                a: Tensor = self.pair.discriminator(state["discriminator"], x, context)
+            return a.to(self.processes.dtype).chunk(count, 1)
+
+        return [self.processes.gather(a) for a in self.pieces.through(forward, y, *batches)]
 
     def seen(self, images: Sequence[Tensor], purpose: str, update: int, iteration: int) -> Sequence[Tensor]:
         """Batches of images (m, local n, c, h, w) as D sees them: with this iteration's noise, where there is any."""
@@ -113,17 +128,21 @@ class Game:
 
         A real image and the fake one beside it are of the same class.
         """
-        if self.objective.penalty is None:
+        penalty = self.objective.penalty
+        if penalty is None:
             return None
 
-        def discriminator(points: Tensor) -> Tensor:
-            with self.processes.autocast():
-                context = self._context("discriminator/penalty/D", update, 1, y)
-                a: Tensor = self.pair.discriminator(state["discriminator"], points, context)
-            return a.to(self.processes.dtype)
+        def forward(draws: Draws, points: Tensor, y: Tensor | None) -> tuple[Tensor]:
+            def discriminator(points: Tensor) -> Tensor:
+                with self.processes.autocast():
+                    context = self._context(draws, "discriminator/penalty/D", update, 1, y)
+                    a: Tensor = self.pair.discriminator(state["discriminator"], points, context)
+                return a.to(self.processes.dtype)
+
+            return (charge_at(points, penalty, discriminator),)
 
         minibatch = Minibatch(real, fake, update, self.batch_size, self.draws, self.processes)
-        charged = charge(self.objective.penalty, discriminator, minibatch)
+        (charged,) = self.pieces.through(forward, penalty.points(minibatch), y)
         return self.processes.gather(charged).mean(-1)
 
     def descend(self, role: str, loss: Tensor, state: State, update: int, iteration: int) -> None:
@@ -159,9 +178,9 @@ class Game:
         buffers = getattr(self.pair, role).buffers
         return {name: tensor for name, tensor in state[role].items() if name not in buffers}
 
-    def _context(self, purpose: str, update: int, batches: int, labels: Tensor | None) -> Context:
+    def _context(self, draws: Draws, purpose: str, update: int, batches: int, labels: Tensor | None) -> Context:
         return Context(
-            self.draws,
+            draws,
             purpose,
             update,
             self.batch_size,

@@ -16,6 +16,7 @@ from harness.training import step
 from harness.training.clock import Clock
 from harness.training.feed import Batch
 from harness.training.game import ROLES, Game, State, latents
+from harness.training.pieces import Pieces
 from harness.training.processes import Processes
 
 
@@ -68,6 +69,7 @@ class Gan:
         optimizers = self.game.optimizers.values()
         return (
             self.game.pair.capturable
+            and len(self.game.pieces.draws) == 1
             and self.game.inner_loop.schedule is None
             and self.game.objective.capturable
             and all(optimizer.capturable for optimizer in optimizers)
@@ -75,7 +77,7 @@ class Gan:
 
     def reading(self, draws: Draws, clock: Clock) -> Gan:
         """The same method, whose random numbers and schedules come from elsewhere."""
-        return replace(self, game=replace(self.game, draws=draws, clock=clock))
+        return replace(self, game=replace(self.game, draws=draws, pieces=Pieces.of(draws), clock=clock))
 
     @property
     def ways(self) -> tuple[ConvolutionWay, ...]:
@@ -86,6 +88,10 @@ class Gan:
     def by(self, way: ConvolutionWay) -> Gan:
         """The same method, computed in one of the ways."""
         return replace(self, game=replace(self.game, convolution=way))
+
+    def accumulating(self, pieces: int) -> Gan:
+        """The same method, which passes so many pieces of its minibatches through the networks one after another."""
+        return replace(self, game=replace(self.game, pieces=Pieces.of(self.game.draws, pieces)))
 
     def init(self) -> State:
         """The state before the first iteration."""

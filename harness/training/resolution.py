@@ -41,6 +41,20 @@ def check(experiment: Experiment, image_shape: tuple[int, int, int]) -> None:
     models.build(experiment, ImageStatistics(image_shape, torch.zeros(image_shape)))
 
 
+def check_pieces(experiment: Experiment, image_shape: tuple[int, int, int]) -> None:
+    """Refuse a resolved experiment whose minibatches cannot go through the networks in pieces.
+
+    Errors: InputError.
+    """
+    pair = models.build(experiment, ImageStatistics(image_shape, torch.zeros(image_shape)))
+    for role in ("generator", "discriminator"):
+        if user_code.is_users(experiment.model) or getattr(pair, role).buffers:
+            raise InputError(
+                f"the {role} of {experiment.model!r} may do something else with a piece of a minibatch than with the "
+                "whole (batch or spectral normalisation, a model of your own); leave gradient_accumulation out."
+            )
+
+
 def resolved(experiment: Experiment, data: ImageSet) -> Experiment:
     """The experiment with its models' and optimizers' defaults written in.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -118,7 +119,7 @@ def test_chains_start_from_the_mean_image_of_the_state() -> None:
 
 def test_draws_are_binary_with_the_samples_as_their_means() -> None:
     state = trained(gsn(), gsn().init(), range(12))
-    means, drawn = gsn(chains=100).sample(state, 2000), gsn(chains=100).drawn(state, 2000)
+    means, drawn = gsn(chains=100).sample(state, 2000).flatten(2), binary_states(gsn(chains=100), state, 2000)
     assert set(drawn.unique().tolist()) == {0.0, 1.0}
     # 2,000 independent draws each: six standard errors.
     assert ((drawn - means).mean(1).abs() < 6 * (0.25 / 2000) ** 0.5).all()
@@ -149,10 +150,18 @@ def test_the_chain_reaches_the_distribution_of_a_discrete_toy() -> None:
     state = method.init()
     for iteration in range(500):
         method.step(state, Batch(x), iteration)
-    drawn = method.drawn(state, 2000).flatten(2)
+    drawn = binary_states(method, state, 2000)
     for member in drawn:
         found = torch.stack([(member == pattern).all(1).float().mean() for pattern in patterns])
         assert total_variation(found, data) < 0.1
+
+
+def binary_states(method: DeepGsn, state: State, n: int) -> Tensor:
+    """The x that the chains draw from the means of `sample`, and walk on from: (m, n, c h w)."""
+    width = method.task.width
+    binary = replace(method.chain(state), output=lambda units: units[..., width : 2 * width])
+    with torch.no_grad():
+        return method.chains.samples(method.draws.whole(), "sample", 0, n, binary)
 
 
 def total_variation(p: Tensor, q: Tensor) -> float:

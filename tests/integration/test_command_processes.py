@@ -162,6 +162,33 @@ def test_objectives_that_look_at_the_whole_batch_are_those_of_one_process(
     assert max(difference(one[stack], two[stack]) for stack in one) < 1e-9
 
 
+ACCUMULATED = """\
+name = "accumulated"
+seeds = [0, 1]
+[experiment]
+dataset = "digits"
+model = "maxout-mlp"
+loss = "relativistic"
+iterations = 15
+batch_size = 32
+precision = "float64"
+latent = {size = 8}
+discriminator = {hidden = [12, 12], pieces = 3, weight_range = 0.1}
+optimizer = {name = "SGD", lr = 0.05}
+"""
+
+
+def test_two_processes_that_accumulate_gradients_train_as_one_that_does_not(
+    harness: Harness, launch: Harness, tmp_path: Path
+) -> None:
+    path = tmp_path / "accumulated.toml"
+    path.write_text(ACCUMULATED)
+    one = parameters(trained_by(harness, path, tmp_path / "one"))
+    two = trained_by(launch, path, tmp_path / "two", *TOGETHER, "--set", "run.gradient_accumulation=4")
+    assert provenance(two, "gradient_accumulation") == [4, 4] and provenance(two, "processes") == [2, 2]
+    assert max(difference(one[stack], tensors) for stack, tensors in parameters(two).items()) < 1e-9
+
+
 def test_two_processes_write_the_history_of_one(on_one: Path, on_two: Path) -> None:
     paths = sorted(on_one.glob("runs/*/history.parquet"))
     assert len(paths) == RUNS

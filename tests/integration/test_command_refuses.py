@@ -35,6 +35,8 @@ SETTINGS = {
     "batch_size=100000": ("batch_size = 100000", "1197"),
     'evaluation.metrics=["parzn"]': ("parzn", "Did you mean 'parzen'"),
     "optimizer": ("--set 'optimizer'", "key=value"),
+    "run.gradient_accumulation=0": ("gradient_accumulation", "0"),
+    "run.gradient_accumulation=7": ("batch_size = 32", "7 pieces of gradient_accumulation"),
     "loss=minimax": ("loss is an axis", "axes.loss"),
 }
 

@@ -135,10 +135,14 @@ class Cluster:
         """Start the daemon of a node."""
         self._daemon(node, "-D", "-N", node, program="slurmd")
 
-    def crash(self, node: str) -> None:
-        """Kill a node's daemon and all that runs on the node, and tell SLURM."""
+    def end_daemon(self, node: str) -> None:
+        """Kill a node's daemon alone: what runs on the node runs on, and SLURM gives it up for lost in a while."""
         self._daemons[node].kill()
         self._daemons[node].wait()
+
+    def crash(self, node: str) -> None:
+        """Kill a node's daemon and all that runs on the node, and tell SLURM."""
+        self.end_daemon(node)
         self._kill_steps(node)
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=crashed")
 

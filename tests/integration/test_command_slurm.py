@@ -7,7 +7,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -29,9 +29,10 @@ pytestmark = [
         reason=f"no {', '.join(missing())}: apt-get install slurmctld slurmd slurm-client munge",
     ),
 ]
-LONG = 2000  # iterations, so many that a signal comes in between
+LONG = 6000  # iterations, so many that all disturbances come in between
 GRID = f"""\
 name = "array"
+seeds = [0, 1, 2]
 [experiment]
 dataset = "digits"
 model = "mlp"
@@ -43,21 +44,24 @@ discriminator = {{hidden = [16]}}
 optimizer = {{name = "SGD", lr = 0.05, momentum = 0.5}}
 [axes]
 of = [
-    {{name = "long", iterations = {LONG}}},
+    {{name = "told to stop", iterations = {LONG}}},
+    {{name = "requeued", iterations = {LONG}, latent.size = 7}},
+    {{name = "cancelled", iterations = {LONG}, latent.size = 6}},
+    {{name = "without its daemon", iterations = {LONG}, latent.size = 9}},
     {{name = "more steps", k = 2}},
     {{name = "wide", generator.hidden = [24]}},
     {{name = "small batches", batch_size = 16}},
     {{name = "both at once", updates = "simultaneous"}},
-    {{name = "cancelled", k = 3}},
 ]
 [run]
+stack_size = 3
 checkpoint_every = 100
 [evaluation]
 metrics = ["kid"]
 samples = 200
 """
-STACKS = 6
-LAST = STACKS - 1
+STACKS, RUNS = 8, 24
+STOPPED, REQUEUED, CANCELLED, ORPHANED = range(4)
 
 
 @pytest.fixture(scope="module")
@@ -150,52 +154,88 @@ def trained(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def disturbed(on_cluster: Harness, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A grid as an array: one task cancelled, one told to stop; how it stood then, and its folder at the end."""
+    """A grid as an array, whose first four tasks are disturbed in four ways; how it stood, and its folder at the end."""
     out = tmp_path_factory.mktemp("array")
     (out / "array.toml").write_text(GRID)
     folder = out / "array"
-    submit = ["submit", out / "array.toml", "--out", out, "--time", "30", "--array-parallel", "2"]
+    submit = ["submit", out / "array.toml", "--out", out, "--time", "30"]
     said = on_cluster(*submit, "--no-collect").stdout
     job = json.loads((folder / "slurm" / "submissions.json").read_text())["submissions"][0]["jobs"][0]["id"]
-    slurm(cluster, "scancel", f"{job}_{LAST}")
-    wait_until(lambda: progress(folder, 0).get("state") == "running", f"the first stack began: {logs(folder)}")
-    wait_until(lambda: goes_back(cluster, f"{job}_0"), f"the first task went back into the queue: {logs(folder)}")
-    slurm(cluster, "scontrol", "hold", f"{job}_0")  # so that there is time to look
-    stopped = progress(folder, 0)
+    at_work = {"state": "running"}.items()
+    wait_until(
+        lambda: all(at_work <= progress(folder, number).items() for number in range(4)),
+        f"the first four stacks began: {logs(folder)}",
+    )
+    slurm(cluster, "scancel", f"{job}_{CANCELLED}")
+    slurm(cluster, "scontrol", "requeue", f"{job}_{REQUEUED}")
+    wait_until(lambda: goes_back(cluster, f"{job}_{STOPPED}"), f"the first task is in the queue again: {logs(folder)}")
+    slurm(cluster, "scontrol", "hold", f"{job}_{STOPPED}")  # so that there is time to look
+    stopped = progress(folder, STOPPED)
     requeued = statuses(on_cluster, folder)
     again = on_cluster(*submit, "--only", "pending,preempted", "--no-collect").stdout
-    slurm(cluster, "scontrol", "release", f"{job}_0")
+    node = cluster.run("squeue", "-h", "-o", "%N", f"--jobs={job}_{ORPHANED}")
+    cluster.end_daemon(node)
+    slurm(cluster, "scontrol", "release", f"{job}_{STOPPED}")
+    wait_until(lambda: cluster.jobs()[f"{job}_{ORPHANED}"] != "RUNNING", f"the node is given up: {logs(folder)}")
+    orphaned = progress(folder, ORPHANED)
+    cluster.recover(node)
     wait_until(lambda: ended(cluster), f"all tasks ended: {logs(folder)}")
     without_one = statuses(on_cluster, folder)
     resubmitted = on_cluster(*submit, "--only", "failed,lost").stdout
     wait_until(lambda: ended(cluster), f"the last task and the collection ended: {logs(folder)}")
     return {
-        "folder": folder, "said": said, "again": again, "stopped": stopped,
+        "folder": folder, "said": said, "again": again, "stopped": stopped, "orphaned": orphaned,
         "requeued": requeued, "without_one": without_one, "resubmitted": resubmitted,
     }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def undisturbed(local: Callable[[str, str], Path]) -> Path:
+    """The same grid, trained by one process that nothing disturbs."""
+    return local("array", GRID)
+
+
+def of_stack(values: Sequence[str], number: int) -> set[str]:
+    """What the statuses of a stack's runs are."""
+    return set(values[3 * number : 3 * number + 3])
+
+
 def test_each_stack_is_a_task_and_what_is_queued_is_not_submitted_twice(disturbed: dict[str, Any]) -> None:
-    assert f"{STACKS} stacks, as tasks 0-{LAST}" in disturbed["said"]
+    assert f"{STACKS} stacks, as tasks 0-{STACKS - 1}" in disturbed["said"]
     assert "nothing to submit" in disturbed["again"]
 
 
 def test_a_task_that_was_told_to_stop_waits_in_the_queue_with_all_it_did(disturbed: dict[str, Any]) -> None:
     assert disturbed["stopped"]["state"] == "preempted" and 0 < disturbed["stopped"]["iteration"] < LONG
-    assert disturbed["requeued"][0] == "preempted"
+    assert of_stack(disturbed["requeued"], STOPPED) == {"preempted"}
     assert "stopped after iteration" in logs(disturbed["folder"])
 
 
+def test_a_node_without_its_daemon_is_given_up_while_its_task_still_trains(disturbed: dict[str, Any]) -> None:
+    assert disturbed["orphaned"]["state"] == "running" and disturbed["orphaned"]["iteration"] < LONG
+
+
 def test_a_cancelled_task_is_lost_and_alone_submitted_again(disturbed: dict[str, Any]) -> None:
-    assert disturbed["without_one"] == ["complete"] * LAST + ["lost"]
-    assert f"1 stacks, as tasks {LAST}." in disturbed["resubmitted"]
+    told: list[str] = disturbed["without_one"]
+    assert of_stack(told, CANCELLED) == {"lost"}
+    assert told.count("complete") == RUNS - 3
+    assert f"1 stacks, as tasks {CANCELLED}." in disturbed["resubmitted"]
 
 
-def test_a_disturbed_array_ends_like_an_undisturbed_grid(
-    disturbed: dict[str, Any], on_cluster: Harness, local: Callable[[str, str], Path]
-) -> None:
-    assert statuses(on_cluster, disturbed["folder"]) == ["complete"] * STACKS
-    expected, found = trained(local("array", GRID)), trained(disturbed["folder"])
+def test_every_step_of_a_disturbed_array_is_trained_once(disturbed: dict[str, Any], on_cluster: Harness) -> None:
+    folder: Path = disturbed["folder"]
+    assert statuses(on_cluster, folder) == ["complete"] * RUNS
+    stretches = []
+    for number, entry in enumerate(json.loads((folder / "grid.json").read_text())["stacks"]):
+        ledger = [json.loads(line) for line in (folder / "stacks" / entry["id"] / "ledger.jsonl").open()]
+        steps = [step for line in ledger for step in range(line["first"], line["last"] + 1)]
+        assert steps == list(range(1, (LONG if number < 4 else 40) + 1)), ledger
+        stretches.append(sum(line["last"] >= line["first"] for line in ledger))
+    assert min(stretches[STOPPED], stretches[REQUEUED], stretches[CANCELLED]) >= 2
+
+
+def test_a_disturbed_array_ends_like_an_undisturbed_grid(disturbed: dict[str, Any], undisturbed: Path) -> None:
+    expected, found = trained(undisturbed), trained(disturbed["folder"])
     assert expected.keys() == found.keys() and len(found) == STACKS
     for stack, arrays in expected.items():
         assert {name: array.tobytes() for name, array in arrays.items()} == {
@@ -203,11 +243,16 @@ def test_a_disturbed_array_ends_like_an_undisturbed_grid(
         }
 
 
-def test_the_job_behind_the_array_evaluates_tabulates_and_plots(disturbed: dict[str, Any]) -> None:
+def test_the_job_behind_the_array_evaluates_tabulates_and_plots(
+    disturbed: dict[str, Any], undisturbed: Path, harness: Harness
+) -> None:
     folder: Path = disturbed["folder"]
-    assert len(list(folder.glob("runs/*/evaluation.json"))) == STACKS, logs(folder)
-    assert (folder / "table.md").read_text().count("\n| ") >= STACKS
+    assert len(list(folder.glob("runs/*/evaluation.json"))) == RUNS, logs(folder)
     assert (folder / "plots" / "samples.png").stat().st_size > 1000
+    assert harness("evaluate", undisturbed).returncode == 0
+    tables = [harness("table", place, "--format", "csv").stdout for place in (undisturbed, folder)]
+    assert tables[0] == tables[1] and tables[0].count("\n") > STACKS
+    assert (folder / "table.md").read_text().count("\n| ") >= STACKS
 
 
 NODES = """\

@@ -11,15 +11,18 @@ from harness.methods import method
 
 PlacementName = Literal["auto", "packed", "one-per-process", "data-parallel"]
 
+WORTH_SHARING = 1_000_000
+"""So many parameters of a stack take longer to train than processes take to exchange their gradients."""
+
 
 @dataclass(frozen=True)
 class Placement:
-    """`stack_size` says how many runs like an experiment may share a stack; `is_shared`, given the number of stacks,
-    whether all processes of the job train each stack together, or each process stacks of its own.
+    """`stack_size` says how many runs like an experiment may share a stack; `is_shared`, given the number of stacks and
+    the parameters of the largest, whether all processes of the job train each stack together, or stacks of their own.
     """
 
     stack_size: Callable[[Experiment], int]
-    is_shared: Callable[[int], bool]
+    is_shared: Callable[[int, int], bool]
 
 
 def placement(name: PlacementName, *, stack_size: int | None, device: str, processes: int, divides: bool) -> Placement:
@@ -33,12 +36,15 @@ def placement(name: PlacementName, *, stack_size: int | None, device: str, proce
         return stack_size or method(experiment.method).stack_size(experiment, device)
 
     if name == "one-per-process":
-        return Placement(lambda experiment: 1, lambda stacks: processes == 1)
+        return Placement(lambda experiment: 1, lambda stacks, parameters: processes == 1)
     if name == "packed":
-        return Placement(size, lambda stacks: processes == 1)
+        return Placement(size, lambda stacks, parameters: processes == 1)
     if name == "data-parallel":
-        return Placement(size, lambda stacks: True)
-    return Placement(size, lambda stacks: processes == 1 or (stacks < processes and divides))
+        return Placement(size, lambda stacks, parameters: True)
+    return Placement(
+        size,
+        lambda stacks, parameters: processes == 1 or (stacks < processes and divides and parameters >= WORTH_SHARING),
+    )
 
 
 def needs_no_group(name: PlacementName) -> bool:
@@ -46,7 +52,9 @@ def needs_no_group(name: PlacementName) -> bool:
     return name in ("packed", "one-per-process")
 
 
-def described(name: PlacementName, stacks: int, runs: int, *, processes: int, is_shared: bool, divides: bool) -> str:
+def described(
+    name: PlacementName, stacks: int, runs: int, *, parameters: int, processes: int, is_shared: bool, divides: bool
+) -> str:
     """What a person reads of it where there are several processes, and why it was chosen if it was; else nothing."""
     if processes == 1:
         return ""
@@ -54,7 +62,9 @@ def described(name: PlacementName, stacks: int, runs: int, *, processes: int, is
     if name != "auto":
         return placed
     if is_shared:
-        return f"{placed} (auto: data-parallel, since there are fewer stacks than processes)"
-    if stacks < processes:
+        return f"{placed} (auto: data-parallel, since there are fewer stacks than processes, and they are large)"
+    if stacks < processes and not divides:
         return f"{placed} (auto: packed, since a batch_size does not divide by {processes})"
+    if stacks < processes:
+        return f"{placed} (auto: packed, since {parameters:,} parameters train as fast on one process as on all)"
     return f"{placed} (auto: packed, since there is a stack for every process)"

@@ -30,6 +30,8 @@ from harness.training.threads import set_threads
 _PATIENCE_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
 _LONGEST_LOOK_SECONDS = 2.0
+_TRAINED = ("generator", "discriminator", "model")
+"""The parts of a state that hold what is trained."""
 
 Refusal = tuple[type[HarnessError], str]
 
@@ -94,11 +96,20 @@ def _run_grid(
     claimant = Claimant(settings.lapse_seconds)
     plan, stacks = _reconciled(folder, plan, placed.stack_size, processes, claimant=claimant, stop=stop)
     stacks = _asked(stacks, options.stacks, folder)
-    is_shared = placed.is_shared(len(stacks))
+    parameters = _parameters(plan, stacks, processes) if len(stacks) < count else 0
+    is_shared = placed.is_shared(len(stacks), parameters)
     if options.trackers and not is_shared:
         raise InputError("--tracker hears the main process alone; add --placement data-parallel.")
     members = sum(len(stack.members) for stack in stacks)
-    note = described(options.placement, len(stacks), members, processes=count, is_shared=is_shared, divides=divides)
+    note = described(
+        options.placement,
+        len(stacks),
+        members,
+        parameters=parameters,
+        processes=count,
+        is_shared=is_shared,
+        divides=divides,
+    )
     watcher.begin(stacks, note=note, process=None if is_shared else processes.job_rank)
     if not is_shared and processes.count > 1:
         processes = processes.part()
@@ -136,6 +147,21 @@ def _check_pieces(plan: Plan, pieces: int) -> None:
             resolution.check_pieces(run.experiment, run.image_shape)
         except InputError as error:
             raise InputError(f"{plan.grid.path}: {error}") from None
+
+
+def _parameters(plan: Plan, stacks: Sequence[Stack], processes: Processes) -> int:
+    """How many parameters the largest stack has."""
+
+    def of(stack: Stack) -> int:
+        shared, data = stack.experiment, plan.data[stack.experiment.dataset]
+        built = method(shared.method).build(
+            [shared], statistics(data), training_images=len(data.train), processes=processes
+        )
+        state = built.init()
+        tensors = [tensor for part in _TRAINED for tensor in state.get(part, {}).values()]
+        return len(stack.members) * sum(tensor.numel() for tensor in tensors)
+
+    return max(map(of, stacks), default=0)
 
 
 def _check_failures(stacks: Sequence[Stack], folder: GridFolder) -> None:

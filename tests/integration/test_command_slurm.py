@@ -154,7 +154,7 @@ def trained(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def disturbed(on_cluster: Harness, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A grid as an array, whose first four tasks are disturbed in four ways; how it stood, and its folder at the end."""
+    """A grid as an array, whose first four tasks are disturbed in four ways; how it stood, its folder at the end."""
     out = tmp_path_factory.mktemp("array")
     (out / "array.toml").write_text(GRID)
     folder = out / "array"

@@ -355,6 +355,10 @@ class BaselineKind:
         statistics = ImageStatistics(image_shape, zeros)
         self.build([experiment], statistics, training_images=1, processes=Processes(experiment.precision))
 
+    def check_pieces(self, experiment: Experiment, image_shape: tuple[int, int, int]) -> None:
+        """Refuse: gradients accumulate in GANs alone."""
+        raise InputError(f"gradient_accumulation is for GANs, not for method {experiment.method!r}; leave it out.")
+
     def shape(self, experiment: Experiment, image_shape: tuple[int, int, int]) -> str:
         """What the members of a stack must share: all but the seed."""
         shared = {key: value for key, value in experiment.canonical().items() if key != "seed"}

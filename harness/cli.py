@@ -181,11 +181,11 @@ def _run(
     from harness import winners
     from harness.commands.names import render_plan
     from harness.evaluation import Request
-    from harness.plan import plan_of
+    from harness.plan import plan_beside_file
     from harness.runs import GridFolder
 
     Request.of(loaded.evaluation)  # an unknown metric is refused now
-    planned = plan_of(loaded, data)
+    planned = plan_beside_file(loaded, data)
     if stop():
         raise Preempted("stopped before training; nothing was changed.")
     if dry_run:

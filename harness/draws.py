@@ -95,7 +95,7 @@ class Draws:
         return Draws(self.seeds, device=self.device, dtype=self.dtype, offset=offset, ahead=False)
 
     def piece(self, place: int, count: int) -> Draws:
-        """The numbers of one of `count` equal pieces of the rows that these draws are for."""
+        """The numbers of one of `count` equal pieces of the rows that these draws are for, none of them kept."""
         return Draws(
             self.seeds,
             device=self.device,
@@ -103,7 +103,7 @@ class Draws:
             rank=self.rank * count + place,
             processes=self.processes * count,
             offset=self.offset,
-            ahead=self.ahead,
+            ahead=False,
         )
 
     def read_from(self, read: Callable[[Table, int], Tensor]) -> Draws:

@@ -91,6 +91,5 @@ def storage_error(error: OSError, place: object, *, verb: str = "write", another
         way_out = "move it away" if verb == "read" else f"choose another {another}"
         return InputError(f"cannot {verb} {place}: {reason}; {way_out}.")
     way_out = _WAYS_OUT.get(error.errno or 0, "look at its disk")
-    return StorageError(
-        f"cannot {verb} {place}: {reason}; {way_out}. What is saved stays, and the same command goes on."
-    )
+    rest = "" if verb == "read" else " What is saved stays, and the same command goes on."
+    return StorageError(f"cannot {verb} {place}: {reason}; {way_out}.{rest}")

@@ -24,6 +24,9 @@ class Kind(Protocol):
     def check(self, experiment: Experiment, image_shape: tuple[int, int, int]) -> None:
         """Refuse a resolved experiment that cannot be built for images (c, h, w)."""
 
+    def check_pieces(self, experiment: Experiment, image_shape: tuple[int, int, int]) -> None:
+        """Refuse a resolved experiment whose minibatches cannot go through its networks in pieces."""
+
     def shape(self, experiment: Experiment, image_shape: tuple[int, int, int]) -> str | None:
         """What the members of a stack must share; None: it stacks with none."""
 

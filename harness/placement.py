@@ -29,7 +29,7 @@ def placement(name: PlacementName, *, stack_size: int | None, device: str, proce
     """How a grid is placed on `processes` processes with a device of a type ("cpu", "cuda") each.
 
     `stack_size` is the grid's own; without it each method and model has its own for the device. `divides` says whether
-    every batch can be divided by the processes.
+    every batch can be divided by the processes, and by the pieces that each makes of its part.
     """
 
     def size(experiment: Experiment) -> int:
@@ -62,9 +62,9 @@ def described(
     if name != "auto":
         return placed
     if is_shared:
-        return f"{placed} (auto: data-parallel, since there are fewer stacks than processes, and they are large)"
+        return f"{placed} (auto: data-parallel, since there are fewer stacks than processes, with large models)"
     if stacks < processes and not divides:
-        return f"{placed} (auto: packed, since a batch_size does not divide by {processes})"
+        return f"{placed} (auto: packed, since they cannot divide every minibatch among them)"
     if stacks < processes:
-        return f"{placed} (auto: packed, since {parameters:,} parameters train as fast on one process as on all)"
+        return f"{placed} (auto: packed, since the stacks are small: at most {parameters:,} parameters)"
     return f"{placed} (auto: packed, since there is a stack for every process)"

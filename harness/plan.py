@@ -62,16 +62,26 @@ class Plan:
     data: dict[str, ImageSet]
     folders: tuple[Path, ...]
 
-    def check_batches(self, processes: int, *, named: str) -> None:
-        """Refuse batches that so many processes cannot divide among them; `named` says which those are.
+    @property
+    def pieces(self) -> int:
+        """Into how many a process cuts its part of each minibatch."""
+        return self.grid.file.run.gradient_accumulation
+
+    def divides_by(self, processes: int) -> bool:
+        """Whether so many processes can divide every minibatch among them, and cut their parts into pieces."""
+        return all(run.experiment.batch_size % (processes * self.pieces) == 0 for run in self.runs)
+
+    def check_divides_by(self, processes: int, *, named: str = "processes") -> None:
+        """Refuse minibatches that so many processes cannot divide; `named` says which those are.
 
         Errors: InputError.
         """
         for size in sorted({run.experiment.batch_size for run in self.runs}):
-            if size % processes:
+            if size % (processes * self.pieces):
+                pieces = "" if self.pieces == 1 else f" times {self.pieces} pieces (gradient_accumulation)"
                 raise InputError(
-                    f"{self.grid.path}: batch_size = {size} does not divide by the {processes} {named}; change one of "
-                    "them."
+                    f"{self.grid.path}: batch_size = {size} does not divide by the {processes} {named}{pieces}; change "
+                    "one of them."
                 )
 
 
@@ -81,10 +91,10 @@ def data_folders(data: Path | None, *, beside: Path | None = None) -> list[Path]
     return [named] if beside is None else [named, beside]
 
 
-def plan_of(grid: Grid, data: Path | None) -> Plan:
-    """As `plan`, where data sets and a user's modules may lie beside the grid file too; `data` as in `data_folders`.
+def plan_beside_file(grid: Grid, data: Path | None) -> Plan:
+    """As `plan`, with the grid file's folder put on sys.path: data sets and a user's modules may lie there too.
 
-    Errors: as `plan`.
+    `data` as in `data_folders`. Errors: as `plan`.
     """
     beside = grid.path.absolute().parent
     sys.path.insert(0, str(beside))
@@ -105,6 +115,8 @@ def plan(grid: Grid, folders: Sequence[Path]) -> Plan:
             if name not in data:
                 data[name] = images.load(name, folders)
             run = PlannedRun(resolved(point.experiment, data[name]), point.axes, data[name].shape)
+            if grid.file.run.gradient_accumulation > 1:
+                method(run.experiment.method).check_pieces(run.experiment, run.image_shape)
         except HarnessError as error:
             if str(grid.path) not in str(error):
                 error.args = (f"{grid.path}: {error}",)
@@ -114,7 +126,9 @@ def plan(grid: Grid, folders: Sequence[Path]) -> Plan:
             raise InputError(f"{grid.path}: {place} and {seen[run.id]} are the same experiment; drop one.")
         seen[run.id] = place
         planned.append(run)
-    return Plan(grid, tuple(planned), data, tuple(folders))
+    made = Plan(grid, tuple(planned), data, tuple(folders))
+    made.check_divides_by(1, named="process")
+    return made
 
 
 def resolved(experiment: Experiment, data: ImageSet) -> Experiment:

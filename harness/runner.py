@@ -13,13 +13,13 @@ from torch import Tensor
 from harness import manifest, records, runs, winners
 from harness.claims import Claim, Claimant
 from harness.errors import HarnessError, InputError, Preempted, RunFailed, StorageError, Stranded, storage_error
-from harness.heart import Heart, Watcher
 from harness.methods import method
 from harness.placement import PlacementName, described, needs_no_group, placement
 from harness.plan import Plan, Stack, StackSize
+from harness.progress import StackProgress, Watcher
 from harness.remaining import FAILED, Remaining
 from harness.runs import GridFolder
-from harness.training import checkpoint, feed, resolution, trackers
+from harness.training import checkpoint, feed, trackers
 from harness.training.feed import Order, TrainingImages, statistics
 from harness.training.gan import Gan
 from harness.training.inner_loop import InnerLoop
@@ -80,8 +80,7 @@ def _run_grid(
     folder = GridFolder(options.out / plan.grid.name)
     count = processes.launched if processes.alone else processes.count
     settings = plan.grid.file.run
-    pieces = settings.gradient_accumulation
-    divides = all(run.experiment.batch_size % (count * pieces) == 0 for run in plan.runs)
+    divides = plan.divides_by(count)
     placed = placement(
         options.placement,
         stack_size=settings.stack_size,
@@ -90,13 +89,13 @@ def _run_grid(
         divides=divides,
     )
     if options.placement == "data-parallel":
-        named = "processes" if pieces == 1 else f"pieces that {count} processes make of it"
-        plan.check_batches(count * pieces, named=named)
-    _check_pieces(plan, pieces)
+        plan.check_divides_by(count)
     claimant = Claimant(settings.lapse_seconds)
     plan, stacks = _reconciled(folder, plan, placed.stack_size, processes, claimant=claimant, stop=stop)
     stacks = _asked(stacks, options.stacks, folder)
-    parameters = _parameters(plan, stacks, processes) if len(stacks) < count else 0
+    parameters = 0
+    if options.placement == "auto" and divides and len(stacks) < count:
+        parameters = processes.from_main(_parameters(plan, stacks, processes) if processes.is_main else 0)
     is_shared = placed.is_shared(len(stacks), parameters)
     if options.trackers and not is_shared:
         raise InputError("--tracker hears the main process alone; add --placement data-parallel.")
@@ -129,28 +128,8 @@ def _run_grid(
     return folder
 
 
-def _check_pieces(plan: Plan, pieces: int) -> None:
-    """Refuse runs that cannot accumulate gradients over so many pieces of their minibatches.
-
-    Errors: InputError.
-    """
-    if pieces == 1:
-        return
-    plan.check_batches(pieces, named="pieces of gradient_accumulation")
-    for run in plan.runs:
-        if run.experiment.method != "gan":
-            raise InputError(
-                f"{plan.grid.path}: gradient_accumulation is for GANs, and {run.axes} is a {run.experiment.method}; "
-                "leave it out."
-            )
-        try:
-            resolution.check_pieces(run.experiment, run.image_shape)
-        except InputError as error:
-            raise InputError(f"{plan.grid.path}: {error}") from None
-
-
 def _parameters(plan: Plan, stacks: Sequence[Stack], processes: Processes) -> int:
-    """How many parameters the largest stack has."""
+    """How many parameters the largest stack has; 0 where one cannot be built, of which its training will tell."""
 
     def of(stack: Stack) -> int:
         shared, data = stack.experiment, plan.data[stack.experiment.dataset]
@@ -161,7 +140,10 @@ def _parameters(plan: Plan, stacks: Sequence[Stack], processes: Processes) -> in
         tensors = [tensor for part in _TRAINED for tensor in state.get(part, {}).values()]
         return len(stack.members) * sum(tensor.numel() for tensor in tensors)
 
-    return max(map(of, stacks), default=0)
+    try:
+        return max(map(of, stacks), default=0)
+    except (RuntimeError, HarnessError):
+        return 0
 
 
 def _check_failures(stacks: Sequence[Stack], folder: GridFolder) -> None:
@@ -298,24 +280,24 @@ def _run_stack(
     """
     precision = stack.experiment.precision
     processes = Processes(precision, trackers=options.trackers, folder=str(folder.path), alone=alone)
-    heart = Heart(stack, folder, processes, watcher, claim)
+    progress = StackProgress(stack, folder, processes, watcher, claim)
     outcome: str | None = "interrupted"
     try:
-        _train_stack(stack, folder, plan, options, processes, heart=heart, stop=stop)
+        _train_stack(stack, folder, plan, options, processes, progress=progress, stop=stop)
     except Preempted:
-        if not processes.from_main(heart.is_lost):
+        if not processes.from_main(progress.is_lost):
             outcome = "preempted"
-            heart.write("preempted")
+            progress.write("preempted")
             raise
         outcome = None
-        watcher.lose(stack, heart.lost_line)
+        watcher.lose(stack, progress.lost_line)
     except Exception as error:
-        outcome = FAILED if heart.holds() else None
+        outcome = FAILED if progress.holds() else None
         if outcome is None:
-            watcher.lose(stack, heart.lost_line)
+            watcher.lose(stack, progress.lost_line)
         else:
             _record_failure(stack, folder, error)
-            heart.write("failed")
+            progress.write("failed")
         if not processes.all_come(within_seconds=_PATIENCE_SECONDS):
             # The others wait in an exchange that this process has left: only the job's end frees them.
             raise Stranded(
@@ -324,7 +306,7 @@ def _run_stack(
             ) from error
     else:
         outcome = "complete"
-        heart.write("complete")
+        progress.write("complete")
     finally:
         trackers.end(processes)
         if claim is not None:
@@ -360,7 +342,7 @@ def _train_stack(
     options: Options,
     processes: Processes,
     *,
-    heart: Heart,
+    progress: StackProgress,
     stop: Callable[[], bool],
 ) -> None:
     shared = stack.experiment
@@ -369,10 +351,9 @@ def _train_stack(
     built = method(shared.method).build(
         experiments, statistics(data), training_images=len(data.train), processes=processes
     )
-    pieces = plan.grid.file.run.gradient_accumulation
-    if pieces > 1:
-        assert isinstance(built, Gan), "checked before"
-        built = built.accumulating(pieces)
+    if plan.pieces > 1:
+        assert isinstance(built, Gan), "the plan refuses others"
+        built = built.accumulating(plan.pieces)
     order = Order(built.draws, size=len(data.train), batch_size=shared.batch_size, inner_loop=InnerLoop.of(shared))
     images = TrainingImages.of(shared, data.train, processes, placement=options.images_on)
     if processes.is_main:
@@ -382,8 +363,8 @@ def _train_stack(
     schedule = Schedule(
         shared.iterations,
         folder.stack(stack.id),
-        epoch=heart.epoch,
-        may_write=heart.holds,
+        epoch=progress.epoch,
+        may_write=progress.holds,
         checkpoint_every=settings.checkpoint_every,
         checkpoint_seconds=settings.checkpoint_seconds,
         snapshot_every=settings.snapshot_every,
@@ -392,7 +373,7 @@ def _train_stack(
     trackers.start(processes, plan.grid.name, {"grid": plan.grid.name})
 
     def report(iteration: int, rows: Tensor) -> None:
-        heart.beat(iteration)
+        progress.reach(iteration)
         values = rows[-1].T.tolist()
         for run, row in zip(stack.members, values, strict=True):
             trackers.track(
@@ -402,7 +383,7 @@ def _train_stack(
     keep = records.snapshots(built, stack, folder, processes)
 
     def snapshot(iteration: int, state: State, alive: Sequence[bool]) -> None:
-        if heart.holds():
+        if progress.holds():
             keep(iteration, state, alive)
 
     trained = train(
@@ -410,13 +391,13 @@ def _train_stack(
         lambda first: images.feed(order, first=first, steps=shared.iterations),
         processes,
         schedule,
-        stop=lambda: stop() or heart.is_lost,
+        stop=lambda: stop() or progress.is_lost,
         snapshot=snapshot,
-        begin=heart.start,
+        begin=progress.start,
         report=report,
     )
-    if not processes.from_main(heart.holds()):
-        raise Preempted(heart.lost_line)
+    if not processes.from_main(progress.holds()):
+        raise Preempted(progress.lost_line)
     if processes.is_main:
-        records.write(trained, built, stack, folder, data, processes, pieces=pieces)
+        records.write(trained, built, stack, folder, data, processes, pieces=plan.pieces)
     processes.wait()

@@ -25,7 +25,7 @@ FLOORS = (
     {"methods"},
     {"placement"},
     {"plan"},
-    {"foreign", "heart", "manifest", "records", "sampling", "watching", "stopping", "winners"},
+    {"foreign", "progress", "manifest", "records", "sampling", "watching", "stopping", "winners"},
     {"evaluation", "remaining", "sheets"},
     {"runner"},
     {"cluster"},

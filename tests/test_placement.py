@@ -72,8 +72,14 @@ def test_a_small_model_stays_on_one_process() -> None:
     ("name", "stacks", "parameters", "divides", "said"),
     [
         ("auto", 1, 10**7, True, "each on all of 4 processes (auto: data-parallel, since there are fewer stacks than"),
-        ("auto", 1, 10**7, False, "each on one of 4 processes (auto: packed, since a batch_size does not divide by 4)"),
-        ("auto", 1, 12345, True, "each on one of 4 processes (auto: packed, since 12,345 parameters train as fast"),
+        ("auto", 1, 10**7, False, "each on one of 4 processes (auto: packed, since they cannot divide every"),
+        (
+            "auto",
+            1,
+            12345,
+            True,
+            "each on one of 4 processes (auto: packed, since the stacks are small: at most 12,345",
+        ),
         ("auto", 9, 10**7, True, "each on one of 4 processes (auto: packed, since there is a stack for every process)"),
         ("packed", 9, 10**7, True, "12 runs in 9 stacks, each on one of 4 processes"),
     ],

@@ -27,7 +27,7 @@ from harness.benchmarks.workers import Workers, workers
 from harness.benchmarks.workload import TrainingSet, TrainingStack
 from harness.errors import InputError
 from harness.grid import load_grid
-from harness.plan import Plan, PlannedRun, data_folders, plan, plan_of, stacks
+from harness.plan import Plan, PlannedRun, data_folders, plan, plan_beside_file, stacks
 from harness.training.processes import Processes
 
 SIZES = (1, 4, 12, 36, 64, 128, 256)
@@ -160,7 +160,7 @@ def _demo(members: int) -> list[Group]:
 def _groups(name: str, data: Path | None) -> list[Group]:
     """The groups of a grid's runs that share a shape, those of one run left out."""
     loaded = load_grid(name)
-    planned = plan_of(loaded, data)
+    planned = plan_beside_file(loaded, data)
     found = [_group(planned, stack.members) for stack in stacks(planned.runs, len(planned.runs))]
     groups = [group for group in found if len(group.runs) > 1]
     if not groups:

@@ -21,7 +21,7 @@ from harness.errors import InputError, SlurmError, UnknownName, storage_error
 from harness.evaluation import Request
 from harness.grid import Grid, find_grid_file, load_grid, shipped_grids
 from harness.placement import placement
-from harness.plan import Plan, Stack, StackSize, data_folders, plan_of
+from harness.plan import Plan, Stack, StackSize, data_folders, plan_beside_file
 from harness.runs import GridFolder
 
 AGAIN = ("pending", "preempted", "failed", LOST)
@@ -72,9 +72,9 @@ def submit(
         parallel=array_parallel,
     )
     Request.of(loaded.evaluation)  # an unknown metric is refused now, not behind the array
-    planned = plan_of(loaded, data)
+    planned = plan_beside_file(loaded, data)
     shape = f"({wanted.resources.nodes} nodes of {wanted.resources.processes_per_node})"
-    planned.check_batches(wanted.resources.total_processes, named=f"processes of a run {shape}")
+    planned.check_divides_by(wanted.resources.total_processes, named=f"processes of a run {shape}")
     size = placement(
         "auto",
         stack_size=loaded.file.run.stack_size,

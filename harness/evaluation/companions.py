@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from harness import foreign, runs
-from harness.errors import InputError
+from harness.errors import HarnessError
 from harness.evaluation.measures import asked
 from harness.evaluation.records import Record, evaluate, joined, lacking
 from harness.evaluation.references import References
@@ -46,15 +46,13 @@ def evaluate_companions(
         runs.write_json(grid.path / "controls.json", controls, inside=grid.path)
 
 
-def is_trained(companion: str, trained: Sequence[Mapping[str, Any]], data: ImageSet, n: int) -> bool:
-    """Whether one of the trained controls, as their run folders hold them, stands for as many images.
+def is_trained(companion: str, trained: Sequence[Experiment], data: ImageSet, n: int) -> bool:
+    """Whether one of the trained controls stands for as many images.
 
     n: how many samples the companion would take the place of.
     """
     return any(
-        control["method"] == companion
-        and control["data_hash"] == data.content_hash
-        and AS_MANY[companion](validate(Experiment, control, where=f"a run of {companion}"), data, n)
+        control.method == companion and control.data_hash == data.content_hash and AS_MANY[companion](control, data, n)
         for control in trained
     )
 
@@ -66,19 +64,19 @@ def _all_training_images(control: Experiment, data: ImageSet, n: int) -> bool:
 
 def _as_many_training_images(control: Experiment, data: ImageSet, n: int) -> bool:
     """Whether a control holds as many training images as the companion shows."""
-    held: int = min(_setting(control, "images"), control.iterations * control.batch_size, len(data.train))
+    held: int = min(_setting(control, "images", 0), control.iterations * control.batch_size, len(data.train))
     return held >= min(n, len(data.train))
 
 
 def _as_many_centroids(control: Experiment, data: ImageSet, n: int) -> bool:
     """Whether a control has as many centroids as the companion, each as often as any other."""
-    evenly = not _setting(control, "weighted")
-    return evenly and bool(_setting(control, "clusters") == foreign.centroids_of(data, n))
+    evenly = not _setting(control, "weighted", True)
+    return evenly and bool(_setting(control, "clusters", 0) == foreign.centroids_of(data, n))
 
 
-def _setting(control: Experiment, key: str) -> Any:
-    assert control.baseline is not None  # resolution writes out what a method takes
-    return control.baseline.own[key]
+def _setting(control: Experiment, key: str, absent: Any) -> Any:
+    """A setting, which resolution has written out; `absent` where a damaged record lacks it."""
+    return control.baseline.own.get(key, absent) if control.baseline else absent
 
 
 AS_MANY: dict[str, Callable[[Experiment, ImageSet, int], bool]] = {
@@ -96,18 +94,15 @@ def _left_out(references: References, n: int) -> Record:
     return {"metrics": {}, "asked": {}, "samples": {"requested": n}, "dataset": dataset, "trained": True}
 
 
-def _trained_controls(grid: GridFolder) -> list[dict[str, Any]]:
-    """The experiments of the controls that a grid has trained, as their run folders hold them."""
+def _trained_controls(grid: GridFolder) -> list[Experiment]:
+    """The experiments of the controls that a grid has trained."""
     controls = []
     for run_id, status in grid.statuses().items():
         if status == "complete":
             run = grid.run(run_id)
-            with suppress(InputError):  # of a damaged one the evaluation of runs tells
-                experiment = run.experiment()
-                if experiment.get("method") in AS_MANY:
-                    validate(Experiment, experiment, where=str(run.path))
-                    controls.append(experiment)
-    return controls
+            with suppress(HarnessError):  # of one that cannot be read the evaluation of runs tells
+                controls.append(validate(Experiment, run.experiment(), where=str(run.path)))
+    return [control for control in controls if control.method in AS_MANY]
 
 
 def _known(grid: GridFolder) -> dict[str, Any]:

@@ -98,16 +98,11 @@ def penalty(name: str) -> Penalty:
     return PENALTIES[name]
 
 
-def charge(of: Penalty, discriminator: Callable[[Tensor], Tensor], minibatch: Minibatch) -> Tensor:
-    """What a penalty costs, without its weight: (m, local n), differentiable by the discriminator's parameters.
+def charge(of: Penalty, discriminator: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """What a penalty costs at its points, without its weight: (m, local n), differentiable by the parameters.
 
     `discriminator` maps images (m, local n, c, h, w) to scores (m, local n).
     """
-    return charge_at(of.points(minibatch), of, discriminator)
-
-
-def charge_at(points: Tensor, of: Penalty, discriminator: Callable[[Tensor], Tensor]) -> Tensor:
-    """As `charge`, for slopes at these points (m, local n, c, h, w)."""
     points = points.detach().requires_grad_()
     scores = discriminator(points)
     judged = scores.sigmoid() if of.of_probabilities else scores

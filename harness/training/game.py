@@ -13,7 +13,7 @@ from harness.draws import Draws
 from harness.experiment import Experiment, LatentSettings, OptimizerSettings
 from harness.layers import Context, ConvolutionWay, Parameters
 from harness.models import ImageStatistics, Pair, build
-from harness.objectives.penalties import charge_at
+from harness.objectives.penalties import charge
 from harness.training.clock import Clock, Count, HostClock
 from harness.training.inner_loop import InnerLoop
 from harness.training.objective import Minibatch, Objective
@@ -139,7 +139,7 @@ class Game:
                     a: Tensor = self.pair.discriminator(state["discriminator"], points, context)
                 return a.to(self.processes.dtype)
 
-            return (charge_at(points, penalty, discriminator),)
+            return (charge(penalty, discriminator, points),)
 
         minibatch = Minibatch(real, fake, update, self.batch_size, self.draws, self.processes)
         (charged,) = self.pieces.through(forward, penalty.points(minibatch), y)

@@ -46,12 +46,17 @@ def check_pieces(experiment: Experiment, image_shape: tuple[int, int, int]) -> N
 
     Errors: InputError.
     """
+    if user_code.is_users(experiment.model):
+        raise InputError(
+            f"nobody knows what your model {experiment.model!r} does with pieces of a minibatch; leave "
+            "gradient_accumulation out."
+        )
     pair = models.build(experiment, ImageStatistics(image_shape, torch.zeros(image_shape)))
     for role in ("generator", "discriminator"):
-        if user_code.is_users(experiment.model) or getattr(pair, role).buffers:
+        if getattr(pair, role).buffers:  # which move with every pass, or are moments of whole minibatches
             raise InputError(
-                f"the {role} of {experiment.model!r} may do something else with a piece of a minibatch than with the "
-                "whole (batch or spectral normalisation, a model of your own); leave gradient_accumulation out."
+                f"the {role} has batch or spectral normalisation, which does something else with pieces of a minibatch "
+                "than with the whole; leave gradient_accumulation out."
             )
 
 

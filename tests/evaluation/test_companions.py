@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from harness import foreign, runs
 from harness.evaluation import References, Request, evaluate_companions
 from harness.evaluation.companions import AS_MANY, is_trained
+from harness.experiment import Experiment, validate
 from harness.images import ImageSet
 from harness.runs import GridFolder, RunFolder
 from harness.training.processes import Processes
@@ -55,11 +56,11 @@ def test_a_control_stands_for_its_companion_with_as_many_images(
     name: str, settings: dict[str, Any], n: int, expected: bool, untrained_baseline: Run, digits: ImageSet
 ) -> None:
     assert len(digits.train) <= 60 * 20
-    experiment = untrained_baseline(name, **settings).experiment()
+    experiment = validate(Experiment, untrained_baseline(name, **settings).experiment(), where="test")
     assert is_trained(name, [experiment], digits, n) == expected
     for other in set(AS_MANY) - {name}:
         assert not is_trained(other, [experiment], digits, n)
-    assert not is_trained(name, [experiment | {"data_hash": "0" * 64}], digits, n)
+    assert not is_trained(name, [experiment.model_copy(update={"data_hash": "0" * 64})], digits, n)
 
 
 def test_each_companion_is_the_name_of_a_control(tiny_baselines: dict[str, Any]) -> None:
@@ -94,9 +95,12 @@ def test_a_control_that_did_not_end_leaves_its_companion(untrained_baseline: Run
     assert evaluated(grid_of(run), references)["training-images"]["metrics"]
 
 
+@pytest.mark.parametrize("damage", ["{", '{"method": "k-means"}', "without its baseline", "without its data's hash"])
 def test_a_run_that_cannot_be_read_stops_no_companion(
-    untrained_baseline: Run, references: References, tmp_path: Path
+    damage: str, untrained_baseline: Run, references: References
 ) -> None:
     run = untrained_baseline("training-images", baseline={"images": SAMPLES})
-    (run.path / "experiment.json").write_text("{")
+    lost = {"without its baseline": "baseline", "without its data's hash": "data_hash"}.get(damage)
+    whole = {key: value for key, value in run.experiment().items() if key != lost}
+    (run.path / "experiment.json").write_text(json.dumps(whole) if lost else damage)
     assert evaluated(grid_of(run), references)["training-images"]["metrics"]

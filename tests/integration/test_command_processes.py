@@ -231,6 +231,16 @@ def test_processes_with_stacks_of_their_own_train_the_bits_of_one(
     assert all(np.array_equal(one[stack][name], two[stack][name]) for stack in one for name in one[stack])
 
 
+def test_a_large_stack_is_trained_by_all_processes(launch: Harness, tmp_path: Path) -> None:
+    path = tmp_path / "large.toml"
+    wide = "generator.hidden = [1000]\ndiscriminator = {hidden = [1000, 1000], pieces = 1, dropout = [0, 0, 0]}"
+    path.write_text(ACCUMULATED.replace("discriminator = {hidden = [12, 12], pieces = 3, weight_range = 0.1}", wide))
+    result = launch(path, "--out", tmp_path, "--set", 'name="large"', "--set", "iterations=2", "--set", "seeds=[0]")
+    assert result.returncode == 0, result.stderr
+    assert "1 runs in 1 stacks, each on all of 2 processes (auto: data-parallel" in result.stderr
+    assert provenance(tmp_path / "large", "processes") == [2]
+
+
 def test_single_runs_are_shared_out_one_by_one(launch: Harness, pairs: Path, tmp_path: Path) -> None:
     result = launch(pairs, "--out", tmp_path, "--placement", "one-per-process", "--images-on", "stream")
     assert result.returncode == 0, result.stderr

@@ -36,7 +36,7 @@ SETTINGS = {
     'evaluation.metrics=["parzn"]': ("parzn", "Did you mean 'parzen'"),
     "optimizer": ("--set 'optimizer'", "key=value"),
     "run.gradient_accumulation=0": ("gradient_accumulation", "0"),
-    "run.gradient_accumulation=7": ("batch_size = 32", "7 pieces of gradient_accumulation"),
+    "run.gradient_accumulation=7": ("batch_size = 32", "1 process times 7 pieces (gradient_accumulation)"),
     "loss=minimax": ("loss is an axis", "axes.loss"),
 }
 

@@ -44,18 +44,23 @@ def linear(slope: float) -> Callable[[Tensor], Tensor]:
     return lambda x: x.flatten(2).sum(2) * (slope / 6**0.5)
 
 
+def charged(name: str, discriminator: Callable[[Tensor], Tensor], minibatch: Minibatch) -> Tensor:
+    """What a penalty costs at its points of a minibatch."""
+    return charge(PENALTIES[name], discriminator, PENALTIES[name].points(minibatch))
+
+
 @NAMES
 def test_the_gradient_is_that_of_finite_differences(name: str) -> None:
     weights = torch.linspace(-1, 1.5, 12, dtype=torch.float64).view(2, 6).requires_grad_()
     minibatch = Minibatch()
-    value = charge(PENALTIES[name], smooth(weights), minibatch).sum()
+    value = charged(name, smooth(weights), minibatch).sum()
     (slopes,) = torch.autograd.grad(value, weights)
     step = 1e-6
     for place in range(12):
         shift = torch.zeros(12, dtype=torch.float64)
         shift[place] = step
         beside = [
-            charge(PENALTIES[name], smooth(weights.detach() + sign * shift.view(2, 6)), minibatch).sum().detach()
+            charged(name, smooth(weights.detach() + sign * shift.view(2, 6)), minibatch).sum().detach()
             for sign in (1, -1)
         ]
         assert float(beside[0] - beside[1]) / (2 * step) == pytest.approx(float(slopes.flatten()[place]), abs=1e-6)
@@ -65,7 +70,7 @@ def test_the_gradient_is_that_of_finite_differences(name: str) -> None:
 def test_it_is_zero_where_its_condition_holds_and_nowhere_else(name: str) -> None:
     wanted = 0.0 if name == "r1" else 1.0
     for slope in (0.0, 0.5, 1.0, 2.0):
-        costs = charge(PENALTIES[name], linear(slope), Minibatch())
+        costs = charged(name, linear(slope), Minibatch())
         assert costs.shape == (2, 5)
         expected = (slope - wanted) ** 2 / (2 if name == "r1" else 1)
         torch.testing.assert_close(costs, torch.full_like(costs, expected))
@@ -75,16 +80,16 @@ def test_the_slope_of_a_probability_is_that_of_the_score_times_d_times_1_minus_d
     minibatch = Minibatch()
     points = around_data(minibatch)
     for slope in (0.5, 4.0):
-        costs = charge(PENALTIES["dragan_of_probabilities"], linear(slope), minibatch)
+        costs = charged("dragan_of_probabilities", linear(slope), minibatch)
         d = linear(slope)(points).sigmoid()
         torch.testing.assert_close(costs, (slope * d * (1 - d) - 1).square())
-        assert (costs > charge(PENALTIES["dragan"], linear(1.0), minibatch)).all()
+        assert (costs > charged("dragan", linear(1.0), minibatch)).all()
 
 
 @NAMES
 def test_a_flat_discriminator_has_finite_gradients(name: str) -> None:
     weights = torch.zeros(2, 6, dtype=torch.float64, requires_grad=True)
-    value = charge(PENALTIES[name], lambda x: (x.flatten(2) * weights[:, None]).sum(2), Minibatch())
+    value = charged(name, lambda x: (x.flatten(2) * weights[:, None]).sum(2), Minibatch())
     (slopes,) = torch.autograd.grad(value.sum(), weights)
     assert value.isfinite().all() and slopes.isfinite().all()
 
@@ -94,7 +99,7 @@ def test_a_members_cost_is_its_own(name: str) -> None:
     minibatch, other = Minibatch(), Minibatch()
     other.real, other.fake = (torch.stack([x[0], 7 * x[1]]) for x in (minibatch.real, minibatch.fake))
     weights = torch.ones(2, 6, dtype=torch.float64)
-    first, second = (charge(PENALTIES[name], smooth(weights), one) for one in (minibatch, other))
+    first, second = (charged(name, smooth(weights), one) for one in (minibatch, other))
     assert first[0].equal(second[0])
     assert not first[1].equal(second[1])
 

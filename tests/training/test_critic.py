@@ -45,7 +45,8 @@ def estimates() -> dict[tuple[float, float], float]:
         real, fake = sampled(draws, update, n)
         of_critic = LOSSES["wgan"].discriminator(*(scores(critic, parameters, draws, x) for x in (real, fake)))
         minibatch = Minibatch(real, fake, update, n, draws, Processes())
-        charged = charge(PENALTIES["gradient_penalty"], lambda x: scores(critic, parameters, draws, x), minibatch)
+        penalty = PENALTIES["gradient_penalty"]
+        charged = charge(penalty, lambda x: scores(critic, parameters, draws, x), penalty.points(minibatch))
         return of_critic, of_critic + min(1, update / RISING) * weights * charged.mean(1)
 
     for update in range(UPDATES):

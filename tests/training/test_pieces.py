@@ -13,8 +13,10 @@ from harness.draws import Draws
 from harness.errors import InputError
 from harness.experiment import Experiment
 from harness.images import ImageSet
+from harness.methods import method
 from harness.objectives.losses import LOSSES
 from harness.objectives.penalties import PENALTIES
+from harness.plan import Plan
 from harness.training import resolution
 from harness.training.checkpoint import flatten
 from harness.training.feed import Feed
@@ -57,12 +59,13 @@ def test_pieces_train_the_parameters_of_the_whole(settings: dict[str, Any], gan_
         torch.testing.assert_close(pieces[name], tensor, rtol=1e-9, atol=1e-12, msg=name)
 
 
-def test_pieces_hold_fewer_activations(gan_of: GanOf, feed_of: FeedOf) -> None:
-    assert held(gan_of({}).accumulating(4), feed_of) < held(gan_of({}), feed_of) / 2
+@pytest.mark.parametrize("settings", [{}, DROPOUT], ids=["plain", "dropout"])
+def test_pieces_hold_less(settings: dict[str, Any], gan_of: GanOf, feed_of: FeedOf) -> None:
+    assert held(gan_of(settings).accumulating(4), feed_of) < held(gan_of(settings), feed_of) / 2
 
 
 def held(gan: Gan, feed_of: FeedOf) -> int:
-    """Bytes that are kept for gradients beside the parameters, while an iteration runs."""
+    """Bytes that are kept for gradients beside the parameters, while an iteration runs, and of random numbers."""
     state, kept = gan.init(), 0
     batch = feed_of(gan, 1).batch(0)
     parameters = {tensor.data_ptr() for part in state.values() for tensor in part.values()}
@@ -74,15 +77,16 @@ def held(gan: Gan, feed_of: FeedOf) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         gan.step(state, batch, 0)
-    return kept
+    drawn = [block for draws in gan.game.pieces.draws for _, block in draws._blocks.values()]
+    return kept + sum(block.nbytes for block in drawn)
 
 
 def test_draws_of_pieces_are_those_of_the_whole() -> None:
     whole = Draws([3, 4], rank=1, processes=2)
     pieces = [whole.piece(place, 3) for place in range(3)]
-    for kind in ("uniform", "normal"):
-        parts = [getattr(one, kind)("x", 5, 12, 7) for one in pieces]
-        assert torch.cat(parts, 1).equal(getattr(whole, kind)("x", 5, 12, 7))
+    for kind, settings in (("uniform", {}), ("normal", {}), ("dropout", {"keep": 0.4})):
+        parts = [getattr(one, kind)("x", 5, 12, 7, **settings) for one in pieces]
+        assert torch.cat(parts, 1).equal(getattr(whole, kind)("x", 5, 12, 7, **settings))
 
 
 NORMALISING: dict[str, dict[str, Any]] = {
@@ -97,6 +101,23 @@ def test_what_looks_at_the_whole_is_refused(
 ) -> None:
     with pytest.raises(InputError, match="leave gradient_accumulation out"):
         resolution.check_pieces(resolve(**settings), digits.shape)
+
+
+def test_a_users_model_and_a_baseline_are_refused(resolve: Callable[..., Experiment], digits: ImageSet) -> None:
+    mine = resolve().model_copy(update={"model": "mine:build"})
+    with pytest.raises(InputError, match="your model 'mine:build'"):
+        resolution.check_pieces(mine, digits.shape)
+    with pytest.raises(InputError, match="for GANs, not for method 'vae'"):
+        method("vae").check_pieces(resolve().model_copy(update={"method": "vae"}), digits.shape)
+
+
+def test_a_plan_refuses_what_cannot_be_cut(planned: Callable[..., Plan]) -> None:
+    cut = "\n[run]\ngradient_accumulation = 4"
+    assert planned(f"batch_size = 8{cut}").divides_by(2) and not planned(f"batch_size = 4{cut}").divides_by(2)
+    with pytest.raises(InputError, match="batch_size = 6 does not divide by the 1 process times 4 pieces"):
+        planned(f"batch_size = 6{cut}")
+    with pytest.raises(InputError, match=r"tiny.toml: the generator has batch or spectral normalisation"):
+        planned(f"batch_size = 8\ngenerator.batch_norm = true{cut}")
 
 
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)

@@ -39,7 +39,7 @@ class Watcher(Protocol):
         """What a person should know."""
 
 
-class Heart:
+class StackProgress:
     """Tells the stack's progress to its folder, to its claim and to whoever watches."""
 
     def __init__(
@@ -82,7 +82,7 @@ class Heart:
             self._claim.begin(iteration)
         self.write("running")
 
-    def beat(self, iteration: int) -> None:
+    def reach(self, iteration: int) -> None:
         """This many iterations are done."""
         self._iteration = iteration
         self.watcher.advance(self.stack, iteration)

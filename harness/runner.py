@@ -14,7 +14,7 @@ from harness import manifest, records, runs, winners
 from harness.claims import Claim, Claimant
 from harness.errors import HarnessError, InputError, Preempted, RunFailed, StorageError, Stranded, storage_error
 from harness.methods import method
-from harness.placement import PlacementName, described, needs_no_group, placement
+from harness.placement import PlacementName, described, needs_no_group, pays, placement
 from harness.plan import Plan, Stack, StackSize
 from harness.progress import StackProgress, Watcher
 from harness.remaining import FAILED, Remaining
@@ -26,6 +26,7 @@ from harness.training.inner_loop import InnerLoop
 from harness.training.loop import Schedule, State, train
 from harness.training.processes import Processes, check_launcher
 from harness.training.threads import set_threads
+from harness.training.trials import step_operations
 
 _PATIENCE_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
@@ -93,10 +94,9 @@ def _run_grid(
     claimant = Claimant(settings.lapse_seconds)
     plan, stacks = _reconciled(folder, plan, placed.stack_size, processes, claimant=claimant, stop=stop)
     stacks = _asked(stacks, options.stacks, folder)
-    parameters = 0
-    if options.placement == "auto" and divides and len(stacks) < count:
-        parameters = processes.from_main(_parameters(plan, stacks, processes) if processes.is_main else 0)
-    is_shared = placed.is_shared(len(stacks), parameters)
+    is_asked = options.placement == "auto" and divides and len(stacks) < count
+    is_worth_it = bool(is_asked and processes.from_main(processes.is_main and _pays(plan, stacks, options)))
+    is_shared = placed.is_shared(len(stacks), is_worth_it)
     if options.trackers and not is_shared:
         raise InputError("--tracker hears the main process alone; add --placement data-parallel.")
     members = sum(len(stack.members) for stack in stacks)
@@ -104,7 +104,6 @@ def _run_grid(
         options.placement,
         len(stacks),
         members,
-        parameters=parameters,
         processes=count,
         is_shared=is_shared,
         divides=divides,
@@ -128,22 +127,24 @@ def _run_grid(
     return folder
 
 
-def _parameters(plan: Plan, stacks: Sequence[Stack], processes: Processes) -> int:
-    """How many parameters the largest stack has; 0 where one cannot be built, of which its training will tell."""
+def _pays(plan: Plan, stacks: Sequence[Stack], options: Options) -> bool:
+    """Whether the longest stack's iterations are worth an exchange; not of one that cannot be built, which tells later."""
 
-    def of(stack: Stack) -> int:
+    def cost(stack: Stack) -> tuple[int, int]:
         shared, data = stack.experiment, plan.data[stack.experiment.dataset]
-        built = method(shared.method).build(
-            [shared], statistics(data), training_images=len(data.train), processes=processes
-        )
+        alone = Processes(shared.precision, alone=True)
+        members = [run.experiment for run in stack.members]
+        built = method(shared.method).build(members, statistics(data), training_images=len(data.train), processes=alone)
+        order = Order(built.draws, size=len(data.train), batch_size=shared.batch_size, inner_loop=InnerLoop.of(shared))
+        images = TrainingImages.of(shared, data.train, alone, placement=options.images_on)
         state = built.init()
-        tensors = [tensor for part in _TRAINED for tensor in state.get(part, {}).values()]
-        return len(stack.members) * sum(tensor.numel() for tensor in tensors)
+        operations = step_operations(built, state, images.feed(order, first=0, steps=1))
+        return operations, sum(tensor.numel() for part in _TRAINED for tensor in state.get(part, {}).values())
 
     try:
-        return max(map(of, stacks), default=0)
+        return pays(*max(map(cost, stacks), default=(0, 0)))
     except (RuntimeError, HarnessError):
-        return 0
+        return False
 
 
 def _check_failures(stacks: Sequence[Stack], folder: GridFolder) -> None:

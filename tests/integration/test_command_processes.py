@@ -235,7 +235,8 @@ def test_a_large_stack_is_trained_by_all_processes(launch: Harness, tmp_path: Pa
     path = tmp_path / "large.toml"
     wide = "generator.hidden = [1000]\ndiscriminator = {hidden = [1000, 1000], pieces = 1, dropout = [0, 0, 0]}"
     path.write_text(ACCUMULATED.replace("discriminator = {hidden = [12, 12], pieces = 3, weight_range = 0.1}", wide))
-    result = launch(path, "--out", tmp_path, "--set", 'name="large"', "--set", "iterations=2", "--set", "seeds=[0]")
+    settings = ('name="large"', "iterations=2", "batch_size=1024", "seeds=[0]")
+    result = launch(path, "--out", tmp_path, *(word for setting in settings for word in ("--set", setting)))
     assert result.returncode == 0, result.stderr
     assert "1 runs in 1 stacks, each on all of 2 processes (auto: data-parallel" in result.stderr
     assert provenance(tmp_path / "large", "processes") == [2]

@@ -128,7 +128,7 @@ def _run_grid(
 
 
 def _pays(plan: Plan, stacks: Sequence[Stack], options: Options) -> bool:
-    """Whether the longest stack's iterations are worth an exchange; not of one that cannot be built, which tells later."""
+    """Whether the longest stack's iterations pay for exchanges; not of one that cannot be built, which will tell."""
 
     def cost(stack: Stack) -> tuple[int, int]:
         shared, data = stack.experiment, plan.data[stack.experiment.dataset]

@@ -18,6 +18,8 @@ import pytest
 from safetensors.numpy import load_file
 from slurm_cluster import Cluster, missing, running
 
+from harness.claims import ledger
+
 Harness = Callable[..., CompletedProcess[str]]
 
 pytestmark = [
@@ -231,11 +233,11 @@ def test_every_step_of_a_disturbed_array_is_trained_once(disturbed: dict[str, An
     assert statuses(on_cluster, folder) == ["complete"] * RUNS
     stretches = []
     for number, entry in enumerate(json.loads((folder / "grid.json").read_text())["stacks"]):
-        ledger = [json.loads(line) for line in (folder / "stacks" / entry["id"] / "ledger.jsonl").open()]
-        steps = [step for line in ledger for step in range(line["first"], line["last"] + 1)]
+        lines = ledger(folder / "stacks" / entry["id"])
+        steps = [step for line in lines for step in range(line["first"], line["last"] + 1)]
         iterations = {ORPHANED: 2 * LONG}.get(number, LONG if number < 4 else 40)
-        assert steps == list(range(1, iterations + 1)), ledger
-        stretches.append(sum(line["last"] >= line["first"] for line in ledger))
+        assert steps == list(range(1, iterations + 1)), lines
+        stretches.append(sum(line["last"] >= line["first"] for line in lines))
     assert min(stretches[STOPPED], stretches[REQUEUED], stretches[CANCELLED]) >= 2
 
 

@@ -23,7 +23,7 @@ from harness.training import checkpoint, feed, trackers
 from harness.training.feed import Order, TrainingImages, statistics
 from harness.training.gan import Gan
 from harness.training.inner_loop import InnerLoop
-from harness.training.loop import Schedule, State, train
+from harness.training.loop import Method, Schedule, State, train
 from harness.training.processes import Processes, check_launcher
 from harness.training.threads import set_threads
 from harness.training.trials import step_operations
@@ -131,14 +131,9 @@ def _pays(plan: Plan, stacks: Sequence[Stack], options: Options) -> bool:
     """Whether the longest stack's iterations pay for exchanges; not of one that cannot be built, which will tell."""
 
     def cost(stack: Stack) -> tuple[int, int]:
-        shared, data = stack.experiment, plan.data[stack.experiment.dataset]
-        alone = Processes(shared.precision, alone=True)
-        members = [run.experiment for run in stack.members]
-        built = method(shared.method).build(members, statistics(data), training_images=len(data.train), processes=alone)
-        order = Order(built.draws, size=len(data.train), batch_size=shared.batch_size, inner_loop=InnerLoop.of(shared))
-        images = TrainingImages.of(shared, data.train, alone, placement=options.images_on)
+        built, feed_from = _made(stack, plan, Processes(stack.experiment.precision, alone=True), options)
         state = built.init()
-        operations = step_operations(built, state, images.feed(order, first=0, steps=1))
+        operations = step_operations(built, state, feed_from(0))
         return operations, sum(tensor.numel() for part in _TRAINED for tensor in state.get(part, {}).values())
 
     try:
@@ -336,6 +331,18 @@ def _record_failure(stack: Stack, folder: GridFolder, error: Exception) -> None:
         raise storage_error(refused, refused.filename) from error
 
 
+def _made(
+    stack: Stack, plan: Plan, processes: Processes, options: Options
+) -> tuple[Method, Callable[[int], feed.Feed]]:
+    """The method of a stack, and its images from an iteration on."""
+    shared, data = stack.experiment, plan.data[stack.experiment.dataset]
+    members = [run.experiment for run in stack.members]
+    built = method(shared.method).build(members, statistics(data), training_images=len(data.train), processes=processes)
+    order = Order(built.draws, size=len(data.train), batch_size=shared.batch_size, inner_loop=InnerLoop.of(shared))
+    images = TrainingImages.of(shared, data.train, processes, placement=options.images_on)
+    return built, lambda first: images.feed(order, first=first, steps=shared.iterations)
+
+
 def _train_stack(
     stack: Stack,
     folder: GridFolder,
@@ -347,16 +354,10 @@ def _train_stack(
     stop: Callable[[], bool],
 ) -> None:
     shared = stack.experiment
-    data = plan.data[shared.dataset]
-    experiments = [run.experiment for run in stack.members]
-    built = method(shared.method).build(
-        experiments, statistics(data), training_images=len(data.train), processes=processes
-    )
+    built, feed_from = _made(stack, plan, processes, options)
     if plan.pieces > 1:
         assert isinstance(built, Gan), "the plan refuses others"
         built = built.accumulating(plan.pieces)
-    order = Order(built.draws, size=len(data.train), batch_size=shared.batch_size, inner_loop=InnerLoop.of(shared))
-    images = TrainingImages.of(shared, data.train, processes, placement=options.images_on)
     if processes.is_main:
         for run in stack.members:
             (folder.run(run.id).path / "failure.json").unlink(missing_ok=True)
@@ -389,7 +390,7 @@ def _train_stack(
 
     trained = train(
         built,
-        lambda first: images.feed(order, first=first, steps=shared.iterations),
+        feed_from,
         processes,
         schedule,
         stop=lambda: stop() or progress.is_lost,
@@ -400,5 +401,5 @@ def _train_stack(
     if not processes.from_main(progress.holds()):
         raise Preempted(progress.lost_line)
     if processes.is_main:
-        records.write(trained, built, stack, folder, data, processes, pieces=plan.pieces)
+        records.write(trained, built, stack, folder, plan.data[shared.dataset], processes, pieces=plan.pieces)
     processes.wait()
